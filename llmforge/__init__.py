@@ -1,0 +1,81 @@
+"""llmforge: from a folder of your own text to a trained language model.
+
+Importing it is instant; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+#: Public name → module that holds it.
+_HOME = {
+    "CheckpointError": "errors",
+    "ConfigError": "errors",
+    "DataArguments": "configs.data",
+    "DataError": "errors",
+    "EpochSampler": "data.sampler",
+    "ForgeTrainer": "trainer",
+    "ForgeTrainingArguments": "configs.training",
+    "GenerationArguments": "configs.generation",
+    "LlmforgeError": "errors",
+    "LossPlot": "callbacks.loss_plot",
+    "ModelArguments": "configs.model",
+    "PackedCollator": "data.collate",
+    "PackedRows": "data.rows",
+    "PreparedDataset": "data.prepare",
+    "PretrainConfig": "configs.run",
+    "PretrainResult": "pretrain",
+    "RunArguments": "configs.run",
+    "RunFolder": "runtime.run_folder",
+    "Samples": "callbacks.samples",
+    "StorageError": "errors",
+    "TokenizerArguments": "configs.tokenizer",
+    "TrainingDiverged": "errors",
+    "build_model": "models",
+    "build_trainer": "trainer",
+    "complete": "generate",
+    "finish": "pretrain",
+    "load_prepared": "data.prepare",
+    "open_run": "pretrain",
+    "parse_pretrain": "pretrain",
+    "prepare_dataset": "data.prepare",
+    "prepare_run": "pretrain",
+    "pretrain_model": "pretrain",
+    "run_command": "runtime.commands",
+}
+
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from llmforge.callbacks.loss_plot import LossPlot
+    from llmforge.callbacks.samples import Samples
+    from llmforge.configs.data import DataArguments
+    from llmforge.configs.generation import GenerationArguments
+    from llmforge.configs.model import ModelArguments
+    from llmforge.configs.run import PretrainConfig, RunArguments
+    from llmforge.configs.tokenizer import TokenizerArguments
+    from llmforge.configs.training import ForgeTrainingArguments
+    from llmforge.data.collate import PackedCollator
+    from llmforge.data.prepare import PreparedDataset, load_prepared, prepare_dataset
+    from llmforge.data.rows import PackedRows
+    from llmforge.data.sampler import EpochSampler
+    from llmforge.errors import CheckpointError, ConfigError, DataError, LlmforgeError, StorageError, TrainingDiverged
+    from llmforge.generate import complete
+    from llmforge.models import build_model
+    from llmforge.pretrain import PretrainResult, finish, open_run, parse_pretrain, prepare_run, pretrain_model
+    from llmforge.runtime.commands import run_command
+    from llmforge.runtime.run_folder import RunFolder
+    from llmforge.trainer import ForgeTrainer, build_trainer
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"llmforge.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'llmforge' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,7 @@
+"""python -m llmforge VERB …"""
+
+import sys
+
+from llmforge.cli import main
+
+sys.exit(main())

@@ -1,0 +1,55 @@
+"""The ``llmforge`` command: a table from verbs to modules, imported when their verb is called."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from llmforge.errors import ConfigError
+from llmforge.runtime.commands import run_command
+
+#: Verb → (module, what it does).
+VERBS: dict[str, tuple[str, str]] = {
+    "tokenizer": ("llmforge.tokenizer", "train a byte-level BPE, or see how one fits a corpus"),
+    "prepare": ("llmforge.prepare", "corpus to split, tokenized, packed dataset"),
+    "plan": ("llmforge.plan", "list the model presets with their sizes"),
+    "pretrain": ("llmforge.pretrain", "train a model from scratch"),
+}
+
+
+def usage() -> str:
+    """The text of ``llmforge --help``."""
+    lines = ["usage: llmforge VERB …", "", "From a folder of your own text to a trained language model.", "", "verbs:"]
+    lines += [f"  {verb:<10} {text}" for verb, (_, text) in VERBS.items()]
+    lines += ["", "`llmforge VERB --help` lists a verb's flags; `--debug` shows tracebacks; `--version` names the version."]
+    return "\n".join(lines)
+
+
+def _dispatch(argv: Sequence[str] | None) -> Any:
+    arguments = list(argv or [])
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return None
+    if arguments[0] == "--version":
+        from llmforge.runtime.versions import installed_versions
+
+        versions = installed_versions()
+        print(", ".join(f"{package} {version}" for package, version in versions.items() if version))
+        return None
+    verb, *rest = arguments
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        raise ConfigError(f"llmforge {verb}: no such verb.", f"Did you mean {close[0]}?" if close else f"Known: {', '.join(VERBS)}.")
+    return importlib.import_module(VERBS[verb][0]).main(rest)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``llmforge VERB …`` and return its exit code."""
+    return run_command(_dispatch, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What belongs to one run rather than to the training: stopping, resuming, looking without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from llmforge.configs.data import DataArguments
+from llmforge.configs.generation import GenerationArguments
+from llmforge.configs.model import ModelArguments
+from llmforge.configs.tokenizer import TokenizerArguments
+from llmforge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llmforge.configs.training import ForgeTrainingArguments
+
+
+@dataclass
+class RunArguments:
+    """Settings of a run.
+
+    Raises:
+        ConfigError: Early stopping that would stop at once.
+    """
+
+    _argument_group_name = "run"
+
+    resume: str | None = field(
+        default=None,
+        metadata={
+            "nargs": "?",
+            "const": "newest",
+            "help": "Go on from the newest checkpoint of --output_dir, or from exactly the one named.",
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations without a better validation loss; off if not given."},
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "A loss counts as better when it is lower by more than this."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ConfigError(
+                f"--early_stopping_patience {self.early_stopping_patience} would stop at once.", "Give at least 1."
+            )
+        if self.early_stopping_threshold < 0:
+            raise ConfigError(f"--early_stopping_threshold {self.early_stopping_threshold} is negative.", "Give 0 or more.")
+
+
+@dataclass
+class PretrainConfig:
+    """All that one pretraining run is made of; made by `llmforge.parse_pretrain` or by hand.
+
+    Attributes:
+        name: What a new run folder is called after, ``<recipe>-<config>``.
+        dry_run: Describe the run and train nothing.
+    """
+
+    training: ForgeTrainingArguments
+    model: ModelArguments = field(default_factory=ModelArguments)
+    tokenizer: TokenizerArguments = field(default_factory=TokenizerArguments)
+    data: DataArguments = field(default_factory=DataArguments)
+    generation: GenerationArguments = field(default_factory=GenerationArguments)
+    run: RunArguments = field(default_factory=RunArguments)
+    name: str = "pretrain"
+    dry_run: bool = False

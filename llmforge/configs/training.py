@@ -1,0 +1,131 @@
+"""`transformers.TrainingArguments` with the defaults that suit training a language model.
+
+Importing this module imports transformers and torch, which costs seconds; no other
+module of `llmforge.configs` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+
+from llmforge.errors import ConfigError
+
+
+@dataclass
+class ForgeTrainingArguments(TrainingArguments):
+    """Every field of `transformers.TrainingArguments`; only these differ.
+
+    New: `precision` (auto, fp32, bf16 or fp16; it owns `bf16` and `fp16`) and
+    `min_lr_ratio` (the floor of the cosine, as a share of the learning rate).
+
+    Other defaults:
+
+    - optimizer: `learning_rate` 5e-4, `adam_beta2` 0.95, `weight_decay` 0.1 (on 2-D
+      weights only), `lr_scheduler_type` cosine_with_min_lr, `warmup_steps` 0.02 of all steps
+    - evaluation: `eval_strategy` steps, `eval_on_start`, `load_best_model_at_end` where
+      there is an evaluation, `metric_for_best_model` loss
+    - rhythm: `logging_steps` 10, `eval_steps` 500, `save_steps` 500, `save_total_limit` 3
+    - `report_to` tensorboard
+    - correctness: `logging_nan_inf_filter` off (it hides NaN), `remove_unused_columns` off
+      (packed rows are made by the collator), `restore_callback_states_from_checkpoint` on,
+      `ddp_find_unused_parameters` off, `use_cpu` where there is no accelerator
+
+    The process group of a distributed run starts when a device is first asked for, not
+    when this object is made, so that data can be prepared before.
+
+    Raises:
+        ConfigError: Contradictory precision, or best-model keeping without evaluation.
+        ValueError: Whatever `TrainingArguments` refuses.
+    """
+
+    _argument_group_name = "training (transformers.TrainingArguments)"
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
+        default="auto",
+        metadata={"help": "auto takes what the launcher says, else bf16 or fp16 as the device has it natively."},
+    )
+    min_lr_ratio: float = field(
+        default=0.1, metadata={"help": "Where the cosine ends, as a share of --learning_rate (cosine_with_min_lr)."}
+    )
+
+    learning_rate: float = field(default=5e-4, metadata={"help": "The highest learning rate, reached after warm-up."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's beta2."})
+    weight_decay: float = field(default=0.1, metadata={"help": "AdamW's weight decay, on 2-D weights only."})
+    lr_scheduler_type: SchedulerType | str = field(default="cosine_with_min_lr", metadata={"help": "A schedule of transformers."})
+    warmup_steps: float = field(default=0.02, metadata={"help": "Steps of warm-up; below 1, a share of all steps."})
+    eval_strategy: IntervalStrategy | str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch."})
+    eval_steps: float | None = field(default=500, metadata={"help": "Evaluate every so many steps."})
+    eval_on_start: bool = field(default=True, metadata={"help": "Evaluate before the first step, so that progress shows."})
+    save_steps: float = field(default=500, metadata={"help": "Save a checkpoint every so many steps."})
+    save_total_limit: int | None = field(default=3, metadata={"help": "Checkpoints to keep."})
+    load_best_model_at_end: bool | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Keep and load the best checkpoint; by default wherever there is an evaluation."}
+    )
+    metric_for_best_model: str | None = field(default="loss", metadata={"help": "The metric of the best checkpoint."})
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
+    report_to: list[str] = field(  # type: ignore[assignment]
+        default_factory=lambda: ["tensorboard"], metadata={"help": "Trackers: tensorboard, wandb, or none."}
+    )
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses. Leave it off."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not take."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run goes on counting patience where it was."}
+    )
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Search unused parameters in DDP."})
+
+    def __post_init__(self) -> None:
+        self.explicit_best = self.load_best_model_at_end is True
+        evaluates = str(getattr(self.eval_strategy, "value", self.eval_strategy)) != "no"
+        if self.explicit_best and not evaluates:
+            raise ConfigError(
+                "--load_best_model_at_end needs an evaluation, and --eval_strategy is no.",
+                "Give --eval_strategy steps, or leave the best model out.",
+            )
+        saves = str(getattr(self.save_strategy, "value", self.save_strategy)) != "no"
+        if self.load_best_model_at_end is None:
+            self.load_best_model_at_end = evaluates and saves
+        if self.lr_scheduler_type == "cosine_with_min_lr" and not self.lr_scheduler_kwargs:
+            self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_ratio}
+        flagged = "bf16" if self.bf16 else "fp16" if self.fp16 else None
+        if flagged and self.precision not in ("auto", flagged):
+            raise ConfigError(f"--{flagged} contradicts --precision {self.precision}.", "Give --precision alone.")
+        if flagged:
+            self.precision = flagged  # type: ignore[assignment]
+        self.bf16 = self.fp16 = False  # set again by `llmforge.runtime.apply_precision`
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+        self._starting = True
+        try:
+            super().__post_init__()
+        finally:
+            self._starting = False
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process; the first look starts the process group of a distributed run."""
+        # TrainingArguments asks for it at the end of __post_init__, only to start the process group.
+        return torch.device("meta") if self.__dict__.get("_starting") else super().device
+
+    def without_evaluation(self) -> None:
+        """Switch evaluation off, and best-model keeping with it, where there is nothing to evaluate on.
+
+        Raises:
+            ConfigError: The best model was asked for by the user.
+        """
+        if self.explicit_best:
+            raise ConfigError(
+                "--load_best_model_at_end needs validation data, and there is none.",
+                "Give the validation split a share, e.g. --split_ratios 0.9,0.1,0.",
+            )
+        self.eval_strategy = IntervalStrategy.NO
+        self.eval_on_start = self.load_best_model_at_end = False
+
+    @property
+    def saves(self) -> bool:
+        """Whether any checkpoint will be written."""
+        return self.save_strategy != SaveStrategy.NO

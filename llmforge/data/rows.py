@@ -1,0 +1,119 @@
+"""The row format on disk, and reading it without copying.
+
+Rows lie in Arrow files that `datasets.load_from_disk` memory-maps. Reading one through
+Python lists takes milliseconds; here a row is a view into the map.
+"""
+
+from __future__ import annotations
+
+import bisect
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmforge.data.packing import Rows
+from llmforge.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+_SEGMENT_COLUMNS = ("segment_lengths", "segment_targets", "segment_documents")
+#: The index of a row that holds nothing but padding; it fills up the last step of an epoch.
+BLANK = -1
+
+
+def features(block_size: int, dtype: np.dtype[Any]) -> Features:
+    """The columns of a packed dataset."""
+    from datasets import Features, List, Value
+
+    return Features(
+        {"input_ids": List(Value(dtype.name), length=block_size)} | {name: List(Value("int32")) for name in _SEGMENT_COLUMNS}
+    )
+
+
+def to_dataset(rows: Rows) -> Dataset:
+    """`rows` as a Hugging Face dataset in memory."""
+    import pyarrow as pa
+    from datasets import Dataset
+
+    block_size = rows.input_ids.shape[1]
+    schema = features(block_size, rows.input_ids.dtype)
+    columns = [pa.FixedSizeListArray.from_arrays(pa.array(rows.input_ids.reshape(-1)), block_size)]
+    columns += [pa.array(getattr(rows, name), type=pa.list_(pa.int32())) for name in _SEGMENT_COLUMNS]
+    table = pa.Table.from_arrays(columns, schema=schema.arrow_schema)
+    return Dataset(table)
+
+
+class PackedRows:
+    """A packed split, row by row or batch by batch, as views into the memory map.
+
+    A row is a dict of 1-D arrays: ``input_ids`` (``block_size``) and, as long as the row has
+    segments, ``segment_lengths``, ``segment_targets``, ``segment_documents``. Row `BLANK` has none.
+
+    Args:
+        dataset: A split that `llmforge prepare` made.
+        pad: The id that blank rows are filled with.
+
+    Raises:
+        DataError: The dataset has other columns.
+    """
+
+    def __init__(self, dataset: Dataset, pad: int):
+        missing = {"input_ids", *_SEGMENT_COLUMNS} - set(dataset.column_names)
+        if missing:
+            raise DataError(f"The dataset has no column {sorted(missing)[0]}.", "Make it with `llmforge prepare`.")
+        if dataset._indices is not None:  # select() and shuffle() leave the table as it is
+            dataset = dataset.flatten_indices()
+        self.dataset = dataset
+        self.pad = pad
+        self.block_size = int(dataset.features["input_ids"].length)
+        self._open()
+
+    def _open(self) -> None:
+        table = self.dataset.data.table
+        self._ids: list[np.ndarray] = []
+        self._segments: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in _SEGMENT_COLUMNS}
+        self._starts: list[int] = []
+        start = 0
+        for chunk in table.column("input_ids").chunks:
+            self._starts.append(start)
+            start += len(chunk)
+            self._ids.append(chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, self.block_size))
+        # Every column is cut into the same chunks: they were written batch by batch.
+        for name in _SEGMENT_COLUMNS:
+            for chunk in table.column(name).chunks:
+                self._segments[name].append((chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=True)))
+        dtype = self._ids[0].dtype if self._ids else np.dtype(np.uint16)
+        nothing = np.zeros(0, dtype=np.int32)
+        self._blank = {"input_ids": np.full(self.block_size, self.pad, dtype=dtype)} | dict.fromkeys(_SEGMENT_COLUMNS, nothing)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if index == BLANK:
+            return self._blank
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        chunk = bisect.bisect_right(self._starts, index) - 1
+        local = index - self._starts[chunk]
+        row = {"input_ids": self._ids[chunk][local]}
+        for name in _SEGMENT_COLUMNS:
+            offsets, values = self._segments[name][chunk]
+            row[name] = values[offsets[local] : offsets[local + 1]]
+        return row
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, np.ndarray]]:
+        return [self[index] for index in indices]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A loader worker opens the map itself instead of receiving a copy of it.
+        return {"dataset": self.dataset, "pad": self.pad, "block_size": self.block_size}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def count_tokens(self) -> int:
+        """Targets in the split: every token of every segment predicts one."""
+        return int(sum(int(values.sum()) for _, values in self._segments["segment_lengths"]))

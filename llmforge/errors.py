@@ -1,0 +1,57 @@
+"""Every failure a user can cause or meet, with the exit code it ends in.
+
+A message says what is wrong, shows the value that was received and names the
+remedy, in one line. ``assert`` and the built-in exceptions are for our own bugs.
+"""
+
+from __future__ import annotations
+
+
+class LlmforgeError(Exception):
+    """Base of all llmforge errors; `exit_code` is what ``llmforge VERB`` returns.
+
+    Args:
+        problem: What is wrong, with the value received.
+        remedy: What to do about it, as a sentence; empty where nothing can be done.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str = ""):
+        self.problem = " ".join(problem.split())
+        self.remedy = " ".join(remedy.split())
+        super().__init__(f"{self.problem} {self.remedy}".strip())
+
+
+class ConfigError(LlmforgeError):
+    """Wrong usage or configuration: a flag, a YAML key, or two that contradict each other."""
+
+    exit_code = 2
+
+
+class DataError(LlmforgeError):
+    """The corpus or the prepared dataset cannot be used."""
+
+    exit_code = 3
+
+
+class CheckpointError(LlmforgeError):
+    """No usable checkpoint or model where one was asked for."""
+
+    exit_code = 4
+
+
+class StorageError(LlmforgeError):
+    """A file could not be written or read back: disk full, no permission."""
+
+    exit_code = 5
+
+
+class TrainingDiverged(LlmforgeError):
+    """The loss or the gradient became NaN or infinite; nothing of that step was applied."""
+
+    exit_code = 6
+
+
+#: Exit code of a run that was interrupted and can be started again with ``--resume``.
+EXIT_PREEMPTED = 75

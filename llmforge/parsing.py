@@ -1,0 +1,247 @@
+"""One way to a configuration: defaults, then YAML, then the command line.
+
+`transformers.HfArgumentParser` turns dataclasses into flags; what is added here is the
+YAML layer under the flags and refusals that name the mistake. A YAML value passes
+through the very conversion its flag has, so ``2e-4`` is a number in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+
+from llmforge.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    def _expand_help(self, action: argparse.Action) -> str:
+        # argparse formats help texts with %; a bare % in one must not crash --help.
+        try:
+            return super()._expand_help(action)
+        except (ValueError, TypeError, KeyError):
+            return action.help or ""
+
+
+class ForgeParser(HfArgumentParser):
+    """A parser over dataclasses that raises `ConfigError` where argparse would print usage and exit.
+
+    Besides a flag a field, in both spellings, it has ``--config``, ``--print_config``
+    and ``--debug``; with ``dry_run=True`` also ``--dry_run``.
+
+    Raises:
+        TypeError: A field is itself a dataclass; argparse would take it for a string.
+    """
+
+    def __init__(self, dataclass_types: Sequence[type], dry_run: bool = False, **kwargs: Any):
+        for cls in dataclass_types:
+            for name, hint in typing.get_type_hints(cls).items():
+                if dataclasses.is_dataclass(hint):
+                    raise TypeError(f"{cls.__name__}.{name} is a dataclass: configurations are flat")
+        super().__init__(dataclass_types, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        general = self.add_argument_group("configuration")
+        general.add_argument("--config", metavar="PATH", help="A YAML file of these flags; flags given beside it win.")
+        general.add_argument("--print_config", "--print-config", action="store_true", help="Write the YAML that reproduces this command, and do nothing else.")
+        if dry_run:
+            general.add_argument("--dry_run", "--dry-run", action="store_true", help="Say what would run and on what, and train nothing.")
+
+    @staticmethod
+    def _parse_dataclass_field(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
+        """As the parent; every boolean also gets ``--no-…``, which the parent gives to some."""
+        HfArgumentParser._parse_dataclass_field(parser, field)
+        if field.type in (bool, bool | None):
+            for action in parser._actions:
+                if action.dest == field.name and action.nargs is None:
+                    action.nargs, action.const = "?", True
+            if f"--no_{field.name}" not in parser._option_string_actions:
+                parser.add_argument(
+                    f"--no_{field.name}", f"--no-{field.name.replace('_', '-')}",
+                    action="store_false", dest=field.name, default=argparse.SUPPRESS, help=argparse.SUPPRESS,
+                )
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
+
+    def field_actions(self) -> dict[str, argparse.Action]:
+        """The action behind each dataclass field, by the field's name."""
+        names = {item.name for cls in self.dataclass_types for item in dataclasses.fields(cls) if item.init}
+        actions: dict[str, argparse.Action] = {}
+        for action in self._actions:
+            if action.dest in names:
+                actions.setdefault(action.dest, action)
+        return actions
+
+    def apply_yaml(self, values: dict[str, Any], source: str) -> None:
+        """Make `values` the defaults under the flags, converted as the flags are.
+
+        Raises:
+            ConfigError: An unknown key (the nearest known one is named) or a value its flag would refuse.
+        """
+        actions = self.field_actions()
+        for key, value in values.items():
+            action = actions.get(str(key))
+            if action is None:
+                raise ConfigError(f"{source}: unknown key {key!r}.", _nearest(str(key), actions))
+            action.required = False
+            self.set_defaults(**{action.dest: self._convert(action, value, f"{source}: {key}")})
+
+    def _convert(self, action: argparse.Action, value: Any, where: str) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, dict):
+            return value
+        if action.nargs == "+":
+            items = value if isinstance(value, list) else [value]
+            return [self._convert_one(action, item, where) for item in items]
+        if isinstance(value, list):
+            raise ConfigError(f"{where} takes one value, got the list {value}.", "Give a single value.")
+        return self._convert_one(action, value, where)
+
+    def _convert_one(self, action: argparse.Action, value: Any, where: str) -> Any:
+        if isinstance(value, bool) and not isinstance(action.const, bool):
+            # YAML 1.1 reads a bare no as false: `eval_strategy: no` means the word.
+            value = "yes" if value else "no"
+        try:
+            converted = self._get_value(action, str(value))
+            self._check_value(action, converted)
+        except argparse.ArgumentError as error:
+            raise ConfigError(f"{where}: {error.message}.", "Mend that line.") from None
+        return converted
+
+    def parse(self, argv: Sequence[str] | None = None, config_folder: Path | None = None, default_config: str | None = None) -> Parsed:
+        """Parse flags over YAML over defaults.
+
+        Args:
+            argv: The arguments, by default those of the process.
+            config_folder: Where ``--config NAME`` finds ``NAME.yaml``.
+            default_config: The name taken when no ``--config`` is given.
+
+        Raises:
+            ConfigError: Anything unknown or impossible, in one line.
+        """
+        argv = list(sys.argv[1:] if argv is None else argv)
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        finder.add_argument("--config", default=default_config)
+        try:
+            chosen = finder.parse_known_args([item for item in argv if item not in ("-h", "--help")])[0].config
+        except argparse.ArgumentError as error:
+            raise ConfigError(f"{error}.", "Give --config a path.") from None
+        path = find_config(chosen, config_folder) if chosen else None
+        if path is not None:
+            self.apply_yaml(read_yaml(path), str(path))
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            flag = unknown[0].split("=")[0]
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            raise ConfigError(f"Unknown argument {flag!r}.", _nearest(flag, known))
+        values = vars(namespace)
+        built: dict[type, Any] = {}
+        for cls in self.dataclass_types:
+            inputs = {item.name: values[item.name] for item in dataclasses.fields(cls) if item.init}
+            try:
+                built[cls] = cls(**inputs)
+            except ValueError as error:
+                raise ConfigError(f"{error}", f"See `{self.prog} --help`.") from error
+        parsed = Parsed(built, path, bool(values.get("dry_run")), self._changed(values))
+        if values["print_config"]:
+            sys.stdout.write(yaml.safe_dump(parsed.changed, sort_keys=False, allow_unicode=True))
+            raise SystemExit(0)
+        return parsed
+
+    def _changed(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The fields whose value is not the dataclass's own default, as plain YAML values."""
+        changed = {}
+        for cls in self.dataclass_types:
+            for item in dataclasses.fields(cls):
+                if not item.init:
+                    continue
+                default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+                if values[item.name] != default:
+                    changed[item.name] = values[item.name]
+        return changed
+
+
+@dataclasses.dataclass
+class Parsed:
+    """The result of `ForgeParser.parse`.
+
+    Attributes:
+        built: One instance for each dataclass.
+        config_path: The YAML file that was read, if any.
+        dry_run: Whether ``--dry_run`` was given.
+        changed: Every field that differs from its default, as YAML would hold it.
+    """
+
+    built: dict[type, Any]
+    config_path: Path | None
+    dry_run: bool
+    changed: dict[str, Any]
+
+    def get(self, cls: type[T]) -> T:
+        """The instance of `cls`."""
+        return typing.cast(T, self.built[cls])
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name.replace("-", "_"), [str(item) for item in known], n=1, cutoff=0.5)
+    if not close:
+        close = difflib.get_close_matches(name, [str(item) for item in known], n=1, cutoff=0.5)
+    return f"Did you mean {close[0]}?" if close else "See --help for the known ones."
+
+
+def find_config(name: str, folder: Path | None) -> Path:
+    """The YAML file behind ``--config``: a path, or a bare name in the recipe's own folder.
+
+    Raises:
+        ConfigError: There is no such file; the known names are listed.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if folder is not None and (folder / f"{name}.yaml").is_file():
+        return folder / f"{name}.yaml"
+    known = ", ".join(sorted(item.stem for item in folder.glob("*.yaml"))) if folder is not None else ""
+    raise ConfigError(f"--config {name}: no such file.", f"Known names: {known}." if known else "Give the path of a YAML file.")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """`yaml.SafeLoader` that refuses a key given twice and aliases, which can blow up."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} stands there twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping, with safe types only.
+
+    Raises:
+        ConfigError: Not readable, no mapping, a key twice, a tag or an alias.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}.", "Mend the file.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}, not keys and values.", "Write `key: value` lines.")
+    return values

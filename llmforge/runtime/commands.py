@@ -1,0 +1,40 @@
+"""The boundary of a command: errors become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llmforge.errors import EXIT_PREEMPTED, LlmforgeError
+from llmforge.runtime.launch import rank
+
+
+def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
+    """Run `main` and return the exit code of the command.
+
+    An `LlmforgeError` is told in one line on standard error, from rank 0 only; ``--debug``
+    shows the traceback. Any other exception is a bug and keeps its traceback.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # A bare --debug is ours; `--debug underflow_overflow` is a field of TrainingArguments.
+    ours = [i for i, item in enumerate(argv) if item == "--debug" and (argv[i + 1 :] + ["--"])[0].startswith("--")]
+    debug = bool(ours)
+    argv = [item for i, item in enumerate(argv) if i not in ours]
+    try:
+        main(argv)
+    except LlmforgeError as error:
+        if debug:
+            raise
+        if rank() == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        return EXIT_PREEMPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return 0

@@ -1,0 +1,187 @@
+"""Launchers and ranks: what `accelerate launch` or `torchrun` says, and rank 0 going first.
+
+Launchers speak by environment variables, in which a default looks like a decision
+(``ACCELERATE_MIXED_PRECISION=no``, ``OMP_NUM_THREADS=1``). The launcher's own command
+line tells the two apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmforge.errors import ConfigError, LlmforgeError
+from llmforge.runtime.devices import available_cores
+
+if TYPE_CHECKING:
+    from llmforge.configs.training import ForgeTrainingArguments
+
+_POLL_SECONDS = 0.2
+
+
+def world_size() -> int:
+    """Processes of this launch, as its launcher says; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def rank() -> int:
+    """Number of this process in the launch; 0 without a launcher."""
+    return int(os.environ.get("RANK", 0))
+
+
+def local_rank() -> int:
+    """Number of this process on its machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def local_world_size() -> int:
+    """Processes of this launch on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+
+
+def _launcher() -> Any | None:
+    """The launcher's process, if this one was started by one that can be looked at."""
+    import psutil
+
+    try:
+        parent = psutil.Process().parent()
+        command = " ".join(parent.cmdline()) if parent else ""
+        return parent if any(word in command for word in ("accelerate", "torchrun", "torch.distributed")) else None
+    except psutil.Error:
+        return None
+
+
+def launcher_precision() -> str | None:
+    """The mixed precision that the launcher was told: ``fp32``, ``bf16``, ``fp16``, or None if it was told none."""
+    stated = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    if stated is None:
+        return None
+    if stated != "no":
+        return stated
+    launcher = _launcher()
+    if launcher is None:
+        return None
+    command = " ".join(launcher.cmdline())
+    if "--config_file" in command or "--mixed_precision" in command:
+        return "fp32"
+    from accelerate.commands.config.config_args import default_config_file
+
+    return "fp32" if Path(default_config_file).exists() else None
+
+
+def use_all_cores() -> None:
+    """Give torch this process's share of the cores, where a launcher left it one by default.
+
+    ``accelerate launch`` sets ``OMP_NUM_THREADS=1`` unless told otherwise. A value that
+    the user exported, or one other than 1, is respected.
+    """
+    launcher = _launcher()
+    if launcher is None or os.environ.get("OMP_NUM_THREADS") != "1":
+        return
+    if "OMP_NUM_THREADS" in launcher.environ() or "--num_cpu_threads_per_process" in launcher.cmdline():
+        return
+    import torch
+
+    torch.set_num_threads(max(1, available_cores() // local_world_size()))
+
+
+def refuse_separate_worlds(args: ForgeTrainingArguments) -> None:
+    """Start the process group, and refuse a launch whose processes do not find one another.
+
+    Raises:
+        ConfigError: The launcher announced more processes than the process group has;
+            each would train alone and write the same folder.
+    """
+    device = args.device
+    if args.world_size != world_size():
+        raise ConfigError(
+            f"The launcher started {world_size()} processes, but each of them is alone (on {device}).",
+            "Launch with `accelerate launch --config_file accelerate_configs/cpu_ddp.yaml …`, or with one process.",
+        )
+    if args.n_gpu > 1:
+        raise ConfigError(
+            f"{args.n_gpu} GPUs are visible, but there is one process; it would fall back to DataParallel.",
+            f"Use `accelerate launch --multi_gpu --num_processes {args.n_gpu} …`, or set CUDA_VISIBLE_DEVICES to one.",
+        )
+
+
+class RankZeroFirst:
+    """Runs things in the machine's first process only and hands the results to its others.
+
+    Works before a process group exists, by files: preparing data may take longer than a
+    process group waits. Results must be JSON.
+    """
+
+    def __init__(self) -> None:
+        self.is_first = local_rank() == 0
+        self.alone = local_world_size() == 1
+        self._calls = 0
+        self._folder = Path(tempfile.gettempdir()) / f"llmforge-{os.getuid()}-{self._launch_id()}"
+        self._parent = os.getppid()
+
+    @staticmethod
+    def _launch_id() -> str:
+        import psutil
+
+        parent = psutil.Process().parent()
+        started = int(parent.create_time() * 1000) if parent else 0
+        return f"{os.getppid()}-{started}-{os.environ.get('MASTER_PORT', '0')}"
+
+    def __call__(self, function: Callable[[], Any]) -> Any:
+        """`function`'s result, computed once on this machine.
+
+        Raises:
+            LlmforgeError: The first process's own error, in every process.
+        """
+        if self.alone:
+            return function()
+        self._calls += 1
+        path = self._folder / f"{self._calls}.json"
+        if not self.is_first:
+            return self._wait(path)
+        try:
+            answer: dict[str, Any] = {"result": function()}
+        except LlmforgeError as error:
+            self._write(path, {"problem": error.problem, "remedy": error.remedy, "exit_code": error.exit_code})
+            raise
+        except BaseException as error:
+            self._write(path, {"problem": f"The first process failed: {error!r}.", "remedy": "", "exit_code": 1})
+            raise
+        self._write(path, answer)
+        return answer["result"]
+
+    def _write(self, path: Path, answer: dict[str, Any]) -> None:
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(answer), encoding="utf-8")
+        os.replace(partial, path)
+
+    def _wait(self, path: Path) -> Any:
+        while not path.exists():
+            if os.getppid() != self._parent:
+                raise LlmforgeError("The launcher is gone.", "Start the run again.")
+            time.sleep(_POLL_SECONDS)
+        answer = json.loads(path.read_text(encoding="utf-8"))
+        if "result" not in answer:
+            error = LlmforgeError(answer["problem"], answer["remedy"])
+            error.exit_code = answer["exit_code"]
+            raise error
+        return answer["result"]
+
+    def clear(self) -> None:
+        """Remove the files; call it in the first process when all have read them."""
+        if not self.alone and self.is_first:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@functools.cache
+def rank_zero_first() -> RankZeroFirst:
+    """The one `RankZeroFirst` of this process; its calls are counted alike in every process."""
+    return RankZeroFirst()

@@ -1,0 +1,151 @@
+"""The folder of one run and the records that say what it is and how it ended."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmforge.errors import ConfigError, StorageError
+from llmforge.runtime.versions import installed_versions
+from llmforge.storage import read_json, write_json
+
+RUN_RECORD = "run.json"
+EXIT_RECORD = "exit.json"
+RUNS_ROOT = Path("runs")
+
+_SECRET = re.compile(r"token$|key$|secret|password", re.IGNORECASE)
+
+
+def reserve(name: str, root: Path = RUNS_ROOT) -> Path:
+    """Make and return a new folder ``root/<name>-<NNN>``, numbered after the last one there.
+
+    Raises:
+        StorageError: The folder cannot be made.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        while True:
+            path = root / f"{name}-{_next_number(name, root):03d}"
+            try:
+                path.mkdir()
+                return path
+            except FileExistsError:  # another process was quicker
+                continue
+    except OSError as error:
+        raise StorageError(f"Cannot make a run folder in {root}: {error.strerror}.", "Give --output_dir.") from error
+
+
+def _next_number(name: str, root: Path) -> int:
+    pattern = re.compile(re.escape(name) + r"-(\d+)$")
+    matches = (pattern.fullmatch(item.name) for item in root.iterdir())
+    return max((int(match[1]) for match in matches if match), default=0) + 1
+
+
+def holds_a_run(path: Path) -> bool:
+    """Whether `path` is the folder of a run that has begun."""
+    return (path / RUN_RECORD).exists() or any(path.glob("checkpoint-*"))
+
+
+def refuse_used_folder(path: Path) -> None:
+    """Refuse to start a new run in a folder that holds another.
+
+    Raises:
+        ConfigError: It does, or `path` is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"--output_dir {path} is a file.", "Give a folder.")
+    if path.exists() and holds_a_run(path):
+        raise ConfigError(
+            f"--output_dir {path} already holds a run.", "Give --resume to go on with it, or another folder to start anew."
+        )
+
+
+class RunFolder:
+    """Where a run writes, and its two records: ``run.json`` (what it is) and ``exit.json`` (how it ended).
+
+    Attributes:
+        path: The folder.
+        run_id: The run's identity, kept when it is resumed.
+        checkpoint: The checkpoint to resume from, None for a fresh start.
+        is_main: Whether this process writes the records.
+    """
+
+    def __init__(self, path: Path, is_main: bool = True, checkpoint: Path | None = None):
+        self.path = Path(path)
+        self.is_main = is_main
+        self.checkpoint = checkpoint
+        self.started = time.time()
+        record = self.path / RUN_RECORD
+        self.run_id: str = read_json(record)["run_id"] if record.exists() else uuid.uuid4().hex[:12]
+
+    def write_record(self, **fields: Any) -> None:
+        """Merge `fields` into ``run.json``."""
+        if self.is_main:
+            path = self.path / RUN_RECORD
+            known = read_json(path) if path.exists() else {"run_id": self.run_id, **_surroundings()}
+            write_json(path, {**known, **redact(fields)})
+
+    def write_exit(self, code: int, reason: str, step: int | None = None) -> None:
+        """Write ``exit.json``: exit code, reason, last step, newest checkpoint."""
+        if self.is_main and self.path.is_dir():
+            newest = max(self.path.glob("checkpoint-*"), key=lambda item: _step_of(item.name), default=None)
+            write_json(
+                self.path / EXIT_RECORD,
+                {
+                    "exit_code": code,
+                    "reason": reason,
+                    "step": step,
+                    "newest_checkpoint": newest.name if newest else None,
+                    "undelivered_uploads": [],
+                    "seconds": round(time.time() - self.started, 1),
+                    "time": timestamp(),
+                },
+            )
+
+
+def _step_of(name: str) -> int:
+    return int(name.rpartition("-")[2]) if name.rpartition("-")[2].isdigit() else -1
+
+
+def timestamp() -> str:
+    """Now, as ISO 8601 in UTC to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def redact(value: Any, key: str = "") -> Any:
+    """`value` without anything whose name says that it is a secret."""
+    if isinstance(value, Mapping):
+        return {name: redact(item, str(name)) for name, item in value.items()}
+    return "<redacted>" if value and isinstance(value, str) and _SECRET.search(key) else value
+
+
+def _command_line() -> str:
+    words = list(sys.argv)
+    for i, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name.startswith("--") and _SECRET.search(name) and name not in ("--special_tokens", "--special-tokens"):
+            if value:
+                words[i] = f"{name}=<redacted>"
+            elif i + 1 < len(words) and name.endswith(("token", "key", "secret", "password")):
+                words[i + 1] = "<redacted>"
+    return shlex.join(words)
+
+
+def _surroundings() -> dict[str, Any]:
+    return {
+        "created": timestamp(),
+        "command": _command_line(),
+        "folder": os.getcwd(),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": installed_versions(),
+    }

@@ -1,0 +1,226 @@
+"""Byte-level BPE: training, loading, saving, and how many bytes each token stands for.
+
+Training and encoding use the `tokenizers` library alone, so that preparing data does not
+import transformers; what is saved is read by `AutoTokenizer`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from llmforge.configs.tokenizer import DEFAULT_VOCAB, END_OF_TEXT, PAD, TokenizerArguments
+from llmforge.errors import ConfigError, DataError
+from llmforge.storage import write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOKENIZER_FILE = "tokenizer.json"
+_CONFIG_FILE = "tokenizer_config.json"
+#: Texts encoded at a time; bounds the memory of their encodings.
+_BATCH = 512
+
+
+@dataclass
+class TextTokenizer:
+    """A `tokenizers.Tokenizer` with what packing and counting need to know about it.
+
+    Attributes:
+        backend: The tokenizer itself.
+        end_of_text: Id that starts a document and follows its last token.
+        pad: Id that fills rows up.
+        requested: The vocabulary that was asked for when it was trained, None if it was not trained here.
+    """
+
+    backend: Tokenizer
+    end_of_text: int
+    pad: int
+    requested: int | None = None
+
+    def __len__(self) -> int:
+        return int(self.backend.get_vocab_size())
+
+    def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """The ids of each text, without a separator.
+
+        Special tokens that stand in a text are encoded as the plain text they are; a user's
+        own tokens are matched. Ids come in the smallest integer type.
+        """
+        self.backend.encode_special_tokens = True
+        dtype = id_type(len(self))
+        batch: list[str] = []
+        for text in texts:
+            batch.append(text)
+            if len(batch) == _BATCH:
+                yield from self._encode_batch(batch, dtype)
+                batch = []
+        yield from self._encode_batch(batch, dtype)
+
+    def _encode_batch(self, batch: list[str], dtype: Any) -> Iterator[np.ndarray]:
+        for encoding in self.backend.encode_batch_fast(batch, add_special_tokens=False):
+            yield np.asarray(encoding.ids, dtype=dtype)
+
+    def byte_lengths(self) -> np.ndarray:
+        """UTF-8 bytes that each id stands for, 0 for special tokens; int64, ``(vocabulary,)``.
+
+        Raises:
+            ConfigError: The tokenizer is not byte-level; its tokens are no strings of bytes.
+        """
+        description = json.loads(self.backend.to_str())
+        if "ByteLevel" not in json.dumps(description.get("decoder") or {}):
+            raise ConfigError("The tokenizer is not a byte-level one.", "Use one like GPT-2's or GPT-NeoX's, or train your own.")
+        lengths = np.zeros(len(self), dtype=np.int64)
+        for token, index in self.backend.get_vocab(with_added_tokens=True).items():
+            lengths[index] = len(token)  # one character of the byte alphabet a byte
+        for added in description["added_tokens"]:
+            lengths[added["id"]] = 0 if added["special"] else len(added["content"].encode())
+        return lengths
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json`` and ``tokenizer_config.json``, for `AutoTokenizer` and for `load`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backend.save(str(folder / TOKENIZER_FILE))
+        write_json(
+            folder / _CONFIG_FILE,
+            {
+                "tokenizer_class": "GPT2Tokenizer",
+                "backend": "tokenizers",
+                "add_prefix_space": False,
+                "bos_token": self.backend.id_to_token(self.end_of_text),
+                "eos_token": self.backend.id_to_token(self.end_of_text),
+                "pad_token": self.backend.id_to_token(self.pad),
+                "unk_token": None,
+                "errors": "replace",
+                "clean_up_tokenization_spaces": False,
+                "requested_vocab_size": self.requested,
+            },
+        )
+
+
+def id_type(vocab_size: int) -> type[np.unsignedinteger]:
+    """The smallest unsigned integer type that holds every id."""
+    return np.uint16 if vocab_size <= 2**16 else np.uint32
+
+
+def train_tokenizer(texts: Iterable[str], args: TokenizerArguments, progress: bool = False) -> TextTokenizer:
+    """Train a byte-level BPE with GPT-2's pre-tokenization.
+
+    Ids 0 and 1 are ``<|endoftext|>`` and ``<|pad|>``, then come the user's own tokens, the 256
+    bytes and the merges. Fewer entries than asked for come out where the text has too few pairs.
+
+    Raises:
+        DataError: There is no text.
+    """
+    own = list(args.special_tokens)
+    splitter = re.compile("|".join(re.escape(token) for token in sorted(own, key=len, reverse=True))) if own else None
+    seen = False
+
+    def pieces() -> Iterator[str]:
+        nonlocal seen
+        for text in texts:
+            seen = seen or bool(text)
+            # The user's tokens are matched before BPE sees the text: no merges are spent on them.
+            yield from splitter.split(text) if splitter else (text,)
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    requested = args.vocab_size or DEFAULT_VOCAB
+    trainer = trainers.BpeTrainer(
+        vocab_size=requested,
+        min_frequency=args.min_frequency,
+        special_tokens=[END_OF_TEXT, PAD, *own],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=progress,
+    )
+    backend.train_from_iterator(pieces(), trainer)
+    if not seen:
+        raise DataError("There is no text to train a tokenizer on.", "Give a corpus with text in it.")
+    # BpeTrainer marks all of them special; special ones are left alone inside documents, the user's are matched.
+    description = json.loads(backend.to_str())
+    for added in description["added_tokens"]:
+        added["special"] = added["content"] in (END_OF_TEXT, PAD)
+    backend = Tokenizer.from_str(json.dumps(description))
+    return TextTokenizer(backend, end_of_text=0, pad=1, requested=requested)
+
+
+def load(folder: Path) -> TextTokenizer:
+    """Load a tokenizer that `TextTokenizer.save` or `save_pretrained` wrote.
+
+    Raises:
+        ConfigError: No ``tokenizer.json``, or no end-of-text token in it.
+    """
+    path = folder / TOKENIZER_FILE
+    try:
+        backend = Tokenizer.from_file(str(path))
+        config = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ConfigError(f"{folder} holds no usable tokenizer: {error}.", "Give a folder with tokenizer.json and tokenizer_config.json.") from error
+    end = _content(config.get("eos_token"))
+    if end is None or backend.token_to_id(end) is None:
+        raise ConfigError(f"The tokenizer in {folder} has no end-of-text token.", "Use one whose eos_token is set.")
+    pad = _content(config.get("pad_token"))
+    if pad is None or pad == end or backend.token_to_id(pad) is None:
+        pad = PAD
+        backend.add_special_tokens([AddedToken(PAD, special=True)])
+    return TextTokenizer(backend, backend.token_to_id(end), backend.token_to_id(pad), config.get("requested_vocab_size"))
+
+
+def _content(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def fetch(name: str, target: Path) -> TextTokenizer:
+    """Copy the tokenizer `name`, a folder or a hub id, into `target`, with a padding token of its own.
+
+    Raises:
+        ConfigError: It cannot be found or is not byte-level.
+    """
+    source = Path(name)
+    if not (source / TOKENIZER_FILE).is_file():
+        source = target
+        _download(name, target)
+    tokenizer = load(source)
+    tokenizer.byte_lengths()
+    tokenizer.save(target)
+    return tokenizer
+
+
+def _download(name: str, target: Path) -> None:
+    from transformers import AutoTokenizer
+
+    if Path(name).exists():
+        raise ConfigError(f"--tokenizer {name} holds no {TOKENIZER_FILE}.", "Give a folder that save_pretrained wrote.")
+    try:
+        AutoTokenizer.from_pretrained(name, trust_remote_code=False).save_pretrained(target)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--tokenizer {name} is neither a folder nor a reachable hub id: {reason}.", "Check the name or go online.") from error
+
+
+def load_pretrained(folder: Path | str) -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder` as transformers knows it (imports transformers)."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+
+
+def from_pretrained_tokenizer(tokenizer: PreTrainedTokenizerBase) -> TextTokenizer:
+    """The `TextTokenizer` behind a fast Hugging Face tokenizer, for counting bytes.
+
+    Raises:
+        ConfigError: It is not a fast tokenizer.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ConfigError(f"{type(tokenizer).__name__} is not a fast tokenizer.", "Use one that has tokenizer.json.")
+    # A copy: the one in use keeps its settings.
+    return TextTokenizer(Tokenizer.from_str(backend.to_str()), tokenizer.eos_token_id, tokenizer.pad_token_id)

@@ -1,0 +1,246 @@
+"""`transformers.Trainer`, made right for packed rows.
+
+Trainer's loop is the loop. What is overridden here, each override names the stock method
+it replaces and why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from llmforge.callbacks.epoch_order import EpochOrder
+from llmforge.callbacks.loss_plot import LossPlot
+from llmforge.callbacks.progress import Progress
+from llmforge.callbacks.run_log import RunLog
+from llmforge.callbacks.samples import Samples
+from llmforge.configs.generation import GenerationArguments
+from llmforge.configs.training import ForgeTrainingArguments
+from llmforge.data.collate import PackedCollator
+from llmforge.data.prepare import PreparedDataset
+from llmforge.data.rows import PackedRows
+from llmforge.data.sampler import EpochSampler
+from llmforge.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
+from llmforge.losses import install_losses
+from llmforge.metrics import summarise
+from llmforge.runtime.launch import refuse_separate_worlds, use_all_cores
+from llmforge.runtime.logs import logger
+from llmforge.runtime.precision import apply_precision
+from llmforge.tokenization import from_pretrained_tokenizer
+
+
+class ForgeTrainer(Trainer):
+    """A `transformers.Trainer` for packed rows.
+
+    Takes what Trainer takes; `processing_class` must be a fast byte-level tokenizer. Datasets
+    that are not `PackedRows` are trained on as stock Trainer would.
+
+    Raises:
+        TrainingDiverged: From `train`, before the step is applied whose loss or gradient is not finite.
+    """
+
+    args: ForgeTrainingArguments
+
+    def __init__(self, model: PreTrainedModel, args: ForgeTrainingArguments, **kwargs: Any):
+        apply_precision(args)
+        tokenizer = kwargs["processing_class"]
+        self._token_bytes = torch.from_numpy(from_pretrained_tokenizer(tokenizer).byte_lengths())
+        missing = model.config.vocab_size - len(self._token_bytes)
+        self._token_bytes = nn.functional.pad(self._token_bytes, (0, max(missing, 0)))
+        kwargs.setdefault("compute_metrics", lambda prediction: summarise(prediction.predictions))
+        self._step_loss: torch.Tensor | None = None
+        self._new_tokens: torch.Tensor | None = None
+        self._logged: tuple[float, int] | None = None  # when, and at how many tokens, the rate was last taken
+        self.sampler: EpochSampler | None = None
+        super().__init__(model=install_losses(model), args=args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[Any] | None:
+        """Replaces `Trainer._get_train_sampler`: its order depends on the process and repeats rows at an epoch's end."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not isinstance(dataset, PackedRows):
+            return super()._get_train_sampler(train_dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        step_rows = self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        self.sampler = EpochSampler(len(dataset), step_rows, seed)
+        self.remove_callback(EpochOrder)
+        self.add_callback(EpochOrder(self.sampler))
+        return self.sampler
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Replaces `Trainer.get_decay_parameter_names`, which goes by names: decay belongs on matrices only."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Extends `Trainer.training_step`: remembers the loss on the device until the step is about to be applied."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        first = self._step_loss is None
+        self._step_loss = loss if first else self._step_loss + loss
+        if first and torch.is_tensor(num_items_in_batch):  # the same count comes with every micro-batch of a step
+            self._new_tokens = num_items_in_batch if self._new_tokens is None else self._new_tokens + num_items_in_batch
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Extends `Trainer._get_grad_norm`, the last stop before the optimizer: NaN goes no further.
+
+        Under DDP the gradients, and so their norm, are the same on every rank, which all stop at
+        the same step. With an fp16 scaler an infinite norm is part of its search for a scale; there
+        the loss alone decides.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        loss, self._step_loss = self._step_loss, None
+        watched = [value for value in (loss, None if self.args.fp16 else norm) if torch.is_tensor(value)]
+        if watched and not bool(torch.stack([torch.isfinite(value.detach()).all() for value in watched]).all()):
+            raise TrainingDiverged(
+                f"Step {self.state.global_step + 1}: loss {float(loss if loss is not None else 'nan'):.4g}, "
+                f"gradient norm {float(norm):.4g}. The step was not applied.",
+                "Resume from the last checkpoint with a lower --learning_rate, more --warmup_steps or a smaller --max_grad_norm.",
+            )
+        return norm
+
+    def _count_tokens(self) -> None:
+        """Move the tokens counted on the device into the state; one synchronisation a log event."""
+        if self._new_tokens is not None:
+            self.state.num_input_tokens_seen += int(self._new_tokens)
+            self._new_tokens = None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Extends `Trainer.log`: tokens trained on, and their rate since the last event, without a sync a micro-batch."""
+        self._count_tokens()
+        seen = self.state.num_input_tokens_seen
+        logs["tokens"] = seen
+        now = time.perf_counter()
+        if "loss" in logs and self._logged is not None:
+            then, before = self._logged
+            logs["tokens_per_second"] = round((seen - before) / (now - then), 1)
+        super().log(logs, start_time)
+        # Taken after an evaluation's own event: the time it took is not training's.
+        self._logged = (time.perf_counter() if "eval_loss" in logs else now, seen)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Extends `Trainer._save_checkpoint`: the state it writes knows the tokens up to this step."""
+        self._count_tokens()
+        super()._save_checkpoint(model, trial)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Extends `Trainer._determine_best_metric`: a step that is not saved cannot be the best one.
+
+        Stock remembers it as the best all the same, and loads nothing at the end.
+        """
+        if self.args.load_best_model_at_end and not self.control.should_save:
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Extends `Trainer._save`: without ``training_args.bin``, a pickle that nothing needs."""
+        super()._save(output_dir, state_dict)
+        (Path(output_dir or self.args.output_dir or ".") / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Replaces `Trainer._issue_warnings_after_load`: tied weights are not missing, and what is missing is refused.
+
+        Raises:
+            CheckpointError: The checkpoint is of another model.
+        """
+        tied = set(self.model.all_tied_weights_keys)
+        wrong = [name for name in (*load_result.missing_keys, *load_result.unexpected_keys) if name not in tied]
+        if wrong:
+            raise CheckpointError(f"The checkpoint's tensors are not this model's: {wrong[0]} and {len(wrong) - 1} more differ.")
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Replaces `Trainer.prediction_step` on packed rows: sums a row, made inside the forward pass.
+
+        Stock gathers logits and averages averages. No loss is returned, so that stock's own
+        ``eval_loss`` does not overwrite the one counted from the sums.
+        """
+        if "shift_labels" not in inputs:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        self._token_bytes = self._token_bytes.to(inputs["input_ids"].device)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            sums = model(**inputs, token_bytes=self._token_bytes)["row_sums"]
+        return None, sums, sums[:, 1]
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    data: PreparedDataset,
+    args: ForgeTrainingArguments,
+    generation: GenerationArguments | None = None,
+    folder: Path | None = None,
+    early_stopping_patience: int | None = None,
+    early_stopping_threshold: float = 0.0,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> ForgeTrainer:
+    """A trainer with everything a run wants: packed rows, evaluation, curves, samples, records.
+
+    Args:
+        model: From `build_model` or `from_pretrained`, GPT-2 or GPT-NeoX.
+        data: From `prepare_dataset`; its validation split, if any, is evaluated on.
+        args: Training arguments; evaluation is switched off in them where there is no validation split.
+        generation: Prompts to complete at every evaluation.
+        folder: Where ``metrics.jsonl``, plots and samples go; by default `args.output_dir`.
+        early_stopping_patience: Stop after so many evaluations without a better loss.
+        early_stopping_threshold: Least improvement that counts.
+        callbacks: More callbacks.
+
+    Raises:
+        ConfigError: Early stopping or best-model keeping without validation data; separate worlds.
+        DataError: The training split is empty, or was tokenized with another vocabulary than the model's.
+    """
+    refuse_separate_worlds(args)
+    if args.device.type == "cpu":
+        use_all_cores()
+    train, validation = data.rows("train"), data.rows("validation")
+    if not train:
+        raise DataError(f"{data.path} has no training rows.", "Prepare it with more text.")
+    if len(data.tokenizer) > model.config.vocab_size:
+        raise DataError(
+            f"The dataset's tokenizer has {len(data.tokenizer):,} entries, the model {model.config.vocab_size:,} rows.",
+            "Build the model for this tokenizer.",
+        )
+    if validation is None:
+        if early_stopping_patience is not None:
+            raise ConfigError(
+                f"--early_stopping_patience {early_stopping_patience} needs validation data, and there is none.",
+                "Give the validation split a share, e.g. --split_ratios 0.9,0.1,0.",
+            )
+        args.without_evaluation()
+    _warn_about_sizes(train, validation, args)
+    folder = Path(folder or args.output_dir or ".")
+    extra: list[TrainerCallback] = [RunLog(folder), LossPlot(folder / "plots")]
+    if generation is not None and generation.prompts:
+        extra.append(Samples(data.tokenizer, generation, folder))
+    if early_stopping_patience is not None:
+        extra.append(EarlyStoppingCallback(early_stopping_patience, early_stopping_threshold))
+    trainer = ForgeTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=validation,
+        processing_class=data.tokenizer,
+        data_collator=PackedCollator(),
+        callbacks=[*extra, *callbacks],
+    )
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(Progress)
+    return trainer
+
+
+def _warn_about_sizes(train: PackedRows, validation: PackedRows | None, args: ForgeTrainingArguments) -> None:
+    step_rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    if len(train) < step_rows:
+        logger.warning(
+            "the training split has %d rows, fewer than the %d of one step: each step is one epoch", len(train), step_rows
+        )
+    batch = args.per_device_eval_batch_size * args.world_size
+    if validation is not None and len(validation) < batch:
+        logger.warning("the validation split has %d rows, fewer than one batch of %d: its figures will be noisy", len(validation), batch)
