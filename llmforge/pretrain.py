@@ -320,7 +320,7 @@ def finish(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: 
     result = PretrainResult(run.path, run.path / FINAL, "best" if best else "last", step)
     result.start = _metrics(evaluations[0]) if evaluations else {}
     result.end = next((_metrics(entry) for entry in reversed(evaluations) if entry["step"] == step), {})
-    test = data.rows("test")
+    test = data.rows("test", config.data.max_eval_samples)
     if test is not None:
         result.test = _metrics(trainer.predict(test).metrics, "test_")
     trainer.save_model(str(result.final))
@@ -425,13 +425,7 @@ def pretrain_model(config: PretrainConfig) -> PretrainResult:
     with open_run(config, data) as run:
         model = build_model(config.model, data.tokenizer, data.block_size, seed=config.training.seed)
         trainer = build_trainer(
-            model,
-            data,
-            config.training,
-            config.generation,
-            run.path,
-            config.run.early_stopping_patience,
-            config.run.early_stopping_threshold,
+            model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples
         )
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         return finish(trainer, run, config, data)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from llmforge.callbacks.epoch_order import EpochOrder
@@ -22,6 +22,7 @@ from llmforge.callbacks.progress import Progress
 from llmforge.callbacks.run_log import RunLog
 from llmforge.callbacks.samples import Samples
 from llmforge.configs.generation import GenerationArguments
+from llmforge.configs.run import RunArguments
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.data.collate import PackedCollator
 from llmforge.data.prepare import PreparedDataset
@@ -175,9 +176,9 @@ def build_trainer(
     data: PreparedDataset,
     args: ForgeTrainingArguments,
     generation: GenerationArguments | None = None,
+    run: RunArguments | None = None,
     folder: Path | None = None,
-    early_stopping_patience: int | None = None,
-    early_stopping_threshold: float = 0.0,
+    max_eval_samples: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> ForgeTrainer:
     """A trainer with everything a run wants: packed rows, evaluation, curves, samples, records.
@@ -187,19 +188,20 @@ def build_trainer(
         data: From `prepare_dataset`; its validation split, if any, is evaluated on.
         args: Training arguments; evaluation is switched off in them where there is no validation split.
         generation: Prompts to complete at every evaluation.
+        run: Early stopping.
         folder: Where ``metrics.jsonl``, plots and samples go; by default `args.output_dir`.
-        early_stopping_patience: Stop after so many evaluations without a better loss.
-        early_stopping_threshold: Least improvement that counts.
+        max_eval_samples: Evaluate on so many rows only, evenly spread over the split.
         callbacks: More callbacks.
 
     Raises:
         ConfigError: Early stopping or best-model keeping without validation data; separate worlds.
         DataError: The training split is empty, or was tokenized with another vocabulary than the model's.
     """
+    run = run or RunArguments()
     refuse_separate_worlds(args)
     if args.device.type == "cpu":
         use_all_cores()
-    train, validation = data.rows("train"), data.rows("validation")
+    train, validation = data.rows("train"), data.rows("validation", max_eval_samples)
     if not train:
         raise DataError(f"{data.path} has no training rows.", "Prepare it with more text.")
     if len(data.tokenizer) > model.config.vocab_size:
@@ -208,9 +210,9 @@ def build_trainer(
             "Build the model for this tokenizer.",
         )
     if validation is None:
-        if early_stopping_patience is not None:
+        if run.early_stopping_patience is not None:
             raise ConfigError(
-                f"--early_stopping_patience {early_stopping_patience} needs validation data, and there is none.",
+                f"--early_stopping_patience {run.early_stopping_patience} needs validation data, and there is none.",
                 "Give the validation split a share, e.g. --split_ratios 0.9,0.1,0.",
             )
         args.without_evaluation()
@@ -219,8 +221,8 @@ def build_trainer(
     extra: list[TrainerCallback] = [RunLog(folder), LossPlot(folder / "plots")]
     if generation is not None and generation.prompts:
         extra.append(Samples(data.tokenizer, generation, folder))
-    if early_stopping_patience is not None:
-        extra.append(EarlyStoppingCallback(early_stopping_patience, early_stopping_threshold))
+    if run.early_stopping_patience is not None:
+        extra.append(EarlyStoppingCallback(run.early_stopping_patience, run.early_stopping_threshold))
     trainer = ForgeTrainer(
         model=model,
         args=args,
@@ -232,6 +234,7 @@ def build_trainer(
     )
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(Progress)
+    trainer.pop_callback(PrinterCallback)  # RunLog writes those lines
     return trainer
 
 

@@ -27,9 +27,9 @@ def main(argv=None):
             data,
             config.training,
             generation=config.generation,
+            run=config.run,
             folder=run.path,
-            early_stopping_patience=config.run.early_stopping_patience,
-            early_stopping_threshold=config.run.early_stopping_threshold,
+            max_eval_samples=config.data.max_eval_samples,
         )
         trainer.train(resume_from_checkpoint=run.checkpoint)
         return llmforge.finish(trainer, run, config, data)

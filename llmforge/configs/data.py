@@ -44,6 +44,9 @@ class DataArguments:
     )
     split_seed: int = field(default=0, metadata={"help": "Another seed sends documents to other splits."})
     block_size: int = field(default=1024, metadata={"help": "Tokens in a row: the context that the model is trained on."})
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on so many rows only, evenly spread over the split; all if not given."}
+    )
     dataset_dir: str | None = field(
         default=None, metadata={"help": "A dataset that `llmforge prepare` made; instead of --corpus."}
     )
@@ -53,6 +56,8 @@ class DataArguments:
         self.ratios()
         if self.block_size < 2:
             raise ConfigError(f"--block_size {self.block_size} is too small.", "Give at least 2 tokens.")
+        if self.max_eval_samples is not None and self.max_eval_samples < 1:
+            raise ConfigError(f"--max_eval_samples {self.max_eval_samples} leaves nothing.", "Give at least 1, or leave it out.")
         if self.segment == "paragraph" and self.format in ("code", "jsonl"):
             raise ConfigError(
                 f"--segment paragraph does not go with --format {self.format}.", "It cuts text files: use --format text."

@@ -73,11 +73,11 @@ class PreparedDataset:
         """Changes whenever content, settings, tokenizer or row format do."""
         return str(self.card["fingerprint"])
 
-    def rows(self, split: str) -> PackedRows | None:
-        """The rows of `split`, None where it has none."""
+    def rows(self, split: str, most: int | None = None) -> PackedRows | None:
+        """The rows of `split`, at `most` so many, evenly spread; None where there is no such split."""
         if split not in self.dataset:
             return None
-        return PackedRows(self.dataset[split], pad=int(self.card["tokenizer"]["pad_token_id"]))
+        return PackedRows(self.dataset[split], pad=int(self.card["tokenizer"]["pad_token_id"]), most=most)
 
 
 def prepare_dataset(

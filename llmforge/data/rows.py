@@ -53,12 +53,13 @@ class PackedRows:
     Args:
         dataset: A split that `llmforge prepare` made.
         pad: The id that blank rows are filled with.
+        most: Take only so many rows, evenly spread over the split.
 
     Raises:
         DataError: The dataset has other columns.
     """
 
-    def __init__(self, dataset: Dataset, pad: int):
+    def __init__(self, dataset: Dataset, pad: int, most: int | None = None):
         missing = {"input_ids", *_SEGMENT_COLUMNS} - set(dataset.column_names)
         if missing:
             raise DataError(f"The dataset has no column {sorted(missing)[0]}.", "Make it with `llmforge prepare`.")
@@ -66,6 +67,9 @@ class PackedRows:
             dataset = dataset.flatten_indices()
         self.dataset = dataset
         self.pad = pad
+        total = len(dataset)
+        self.total = total
+        self._chosen = np.linspace(0, total - 1, most).round().astype(np.int64) if most and most < total else None
         self.block_size = int(dataset.features["input_ids"].length)
         self._open()
 
@@ -88,13 +92,15 @@ class PackedRows:
         self._blank = {"input_ids": np.full(self.block_size, self.pad, dtype=dtype)} | dict.fromkeys(_SEGMENT_COLUMNS, nothing)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self.total if self._chosen is None else len(self._chosen)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if index == BLANK:
             return self._blank
         if not 0 <= index < len(self):
             raise IndexError(index)
+        if self._chosen is not None:
+            index = int(self._chosen[index])
         chunk = bisect.bisect_right(self._starts, index) - 1
         local = index - self._starts[chunk]
         row = {"input_ids": self._ids[chunk][local]}
@@ -108,12 +114,13 @@ class PackedRows:
 
     def __getstate__(self) -> dict[str, Any]:
         # A loader worker opens the map itself instead of receiving a copy of it.
-        return {"dataset": self.dataset, "pad": self.pad, "block_size": self.block_size}
+        kept = ("dataset", "pad", "total", "_chosen", "block_size")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
 
     def count_tokens(self) -> int:
-        """Targets in the split: every token of every segment predicts one."""
+        """Targets in the whole split: every token of every segment predicts one."""
         return int(sum(int(values.sum()) for _, values in self._segments["segment_lengths"]))
