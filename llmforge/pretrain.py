@@ -25,7 +25,7 @@ from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
 from llmforge.configs.run import PretrainConfig, RunArguments
 from llmforge.configs.tokenizer import TokenizerArguments
-from llmforge.configs.training import ForgeTrainingArguments
+from llmforge.configs.training import ForgeTrainingArguments, deferred_process_group
 from llmforge.data.prepare import PreparedDataset, load_prepared, prepare_dataset
 from llmforge.data.sources import check_corpus
 from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError, StorageError
@@ -90,7 +90,8 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
     classes = [ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments, GenerationArguments, RunArguments]
     parser = ForgeParser(classes, dry_run=True, prog=f"python {script.name}" if script else "llmforge pretrain")
     folder = script.parent / "configs" / script.stem if script else None
-    parsed = parser.parse(argv, folder, "demo" if script else None)
+    with deferred_process_group():
+        parsed = parser.parse(argv, folder, "demo" if script else None)
     model = parsed.get(ModelArguments)
     config = PretrainConfig(
         training=parsed.get(ForgeTrainingArguments),
@@ -323,8 +324,10 @@ def finish(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: 
     test = data.rows("test", config.data.max_eval_samples)
     if test is not None:
         result.test = _metrics(trainer.predict(test).metrics, "test_")
-    trainer.save_model(str(result.final))
     if run.is_main:
+        # In the published layout, which other programs read; checkpoints keep the model's own names.
+        trainer.model.save_pretrained(result.final)
+        data.tokenizer.save_pretrained(result.final)
         _write_results(trainer, run, config, data, result)
         show(_summary(result, run))
         logger.info("peak memory %s; %s", format_bytes(peak_memory()), _next_commands(run.path))

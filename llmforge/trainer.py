@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
-from transformers.trainer import TRAINING_ARGS_NAME
 
 from llmforge.callbacks.epoch_order import EpochOrder
 from llmforge.callbacks.loss_plot import LossPlot
@@ -139,9 +138,17 @@ class ForgeTrainer(Trainer):
         return super()._determine_best_metric(metrics, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Extends `Trainer._save`: without ``training_args.bin``, a pickle that nothing needs."""
-        super()._save(output_dir, state_dict)
-        (Path(output_dir or self.args.output_dir or ".") / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        """Replaces `Trainer._save`: tensors keep the names the model has, and no ``training_args.bin`` is written.
+
+        Stock writes GPT-NeoX's head as ``embed_out``, which `from_pretrained` translates and Trainer
+        does not: it resumes, and loads the best model, with a fresh head and a warning. Under
+        their own names both read them. The second file is a pickle that nothing needs.
+        """
+        if self.args.should_save:
+            folder = output_dir or self.args.output_dir
+            names = {"save_original_format": False} if isinstance(self.model, PreTrainedModel) else {}
+            self.model.save_pretrained(folder, state_dict=state_dict, **names)
+            self.processing_class.save_pretrained(folder)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Replaces `Trainer._issue_warnings_after_load`: tied weights are not missing, and what is missing is refused.

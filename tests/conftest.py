@@ -12,9 +12,7 @@ from pathlib import Path
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", WANDB_MODE="disabled")
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-SAMPLES = ROOT / "recipes" / "samples" / "go"
+from helpers import write_documents
 
 #: The launcher variables that would make a test believe it is one of several processes.
 _LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION")
@@ -40,19 +38,6 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty cache, for tests that watch what is written there."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("LLMFORGE_CACHE", str(folder))
-    return folder
-
-
-def write_documents(folder: Path, count: int = 60, suffix: str = ".go", seed: int = 0) -> Path:
-    """`count` small documents of uneven length, all different, as files in `folder`."""
-    import random
-
-    source = random.Random(seed)
-    words = "func return err nil if for range string int error path data open close read write".split()
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        body = "\n".join(" ".join(source.choices(words, k=source.randint(1, 12))) for _ in range(source.randint(1, 25)))
-        (folder / f"file{number:03d}{suffix}").write_text(f"package p{number}\n\n{body}\n", encoding="utf-8")
     return folder
 
 
@@ -86,31 +71,6 @@ def tokenizer(tokenizer_folder: Path):
     from llmforge.tokenization import load_pretrained
 
     return load_pretrained(tokenizer_folder)
-
-
-#: Smallest shapes with more than one layer and head, without dropout; by preset.
-TINY = {
-    "gpt2-10m": {"n_layer": 2, "n_embd": 32, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
-    "neox-10m": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
-}
-#: The same with dropout everywhere.
-TINY_DROPOUT = {
-    "gpt2-10m": TINY["gpt2-10m"] | {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1},
-    "neox-10m": TINY["neox-10m"] | {"hidden_dropout": 0.1, "attention_dropout": 0.1},
-}
-
-
-def tiny_model(preset: str, tokenizer, dropout: bool = False, seed: int = 0):
-    """A two-layer model of `preset`'s architecture with weights large enough for differences to show."""
-    import torch
-
-    from llmforge.configs.model import ModelArguments
-    from llmforge.models import build_model
-
-    shape = (TINY_DROPOUT if dropout else TINY)[preset]
-    model = build_model(ModelArguments(preset=preset, initializer_range=0.2, **shape), tokenizer, seed=seed)
-    torch.manual_seed(seed)
-    return model
 
 
 @pytest.fixture(params=["gpt2-10m", "neox-10m"])

@@ -6,6 +6,9 @@ module of `llmforge.configs` does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +17,22 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
 
 from llmforge.errors import ConfigError
+
+_deferring: ContextVar[bool] = ContextVar("deferring", default=False)
+
+
+@contextmanager
+def deferred_process_group() -> Iterator[None]:
+    """Arguments made inside start their process group at the first look at `device`, not at once.
+
+    So data can be prepared between parsing and training, however long that takes. Look at
+    `device` before a Trainer is made: `build_trainer` does.
+    """
+    token = _deferring.set(True)
+    try:
+        yield
+    finally:
+        _deferring.reset(token)
 
 
 @dataclass
@@ -34,9 +53,6 @@ class ForgeTrainingArguments(TrainingArguments):
     - correctness: `logging_nan_inf_filter` off (it hides NaN), `remove_unused_columns` off
       (packed rows are made by the collator), `restore_callback_states_from_checkpoint` on,
       `ddp_find_unused_parameters` off, `use_cpu` where there is no accelerator
-
-    The process group of a distributed run starts when a device is first asked for, not
-    when this object is made, so that data can be prepared before.
 
     Raises:
         ConfigError: Contradictory precision, or best-model keeping without evaluation.
@@ -99,17 +115,15 @@ class ForgeTrainingArguments(TrainingArguments):
         self.bf16 = self.fp16 = False  # set again by `llmforge.runtime.apply_precision`
         if not torch.accelerator.is_available():
             self.use_cpu = True
-        self._starting = True
-        try:
-            super().__post_init__()
-        finally:
-            self._starting = False
+        self._deferred = _deferring.get()
+        super().__post_init__()
 
     @property
     def device(self) -> torch.device:
         """The device of this process; the first look starts the process group of a distributed run."""
-        # TrainingArguments asks for it at the end of __post_init__, only to start the process group.
-        return torch.device("meta") if self.__dict__.get("_starting") else super().device
+        if self.__dict__.pop("_deferred", False):
+            return torch.device("meta")  # TrainingArguments' own look, at the end of its __post_init__
+        return super().device
 
     def without_evaluation(self) -> None:
         """Switch evaluation off, and best-model keeping with it, where there is nothing to evaluate on.

@@ -1,0 +1,120 @@
+"""What tests call: small corpora and tiny models."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "recipes" / "samples" / "go"
+
+
+def write_documents(folder: Path, count: int = 60, suffix: str = ".go", seed: int = 0) -> Path:
+    """`count` small documents of uneven length, all different, as files in `folder`."""
+    source = random.Random(seed)
+    words = "func return err nil if for range string int error path data open close read write".split()
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        body = "\n".join(" ".join(source.choices(words, k=source.randint(1, 12))) for _ in range(source.randint(1, 25)))
+        (folder / f"file{number:03d}{suffix}").write_text(f"package p{number}\n\n{body}\n", encoding="utf-8")
+    return folder
+
+
+#: Smallest shapes with more than one layer and head, without dropout; by preset.
+TINY = {
+    "gpt2-10m": {"n_layer": 2, "n_embd": 32, "n_head": 2, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "neox-10m": {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
+}
+#: The same with dropout everywhere.
+TINY_DROPOUT = {
+    "gpt2-10m": TINY["gpt2-10m"] | {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1},
+    "neox-10m": TINY["neox-10m"] | {"hidden_dropout": 0.1, "attention_dropout": 0.1},
+}
+
+
+def tiny_model(preset: str, tokenizer, dropout: bool = False, seed: int = 0):
+    """A two-layer model of `preset`'s architecture with weights large enough for differences to show."""
+    import torch
+
+    from llmforge.configs.model import ModelArguments
+    from llmforge.models import build_model
+
+    shape = (TINY_DROPOUT if dropout else TINY)[preset]
+    model = build_model(ModelArguments(preset=preset, initializer_range=0.2, **shape), tokenizer, seed=seed)
+    torch.manual_seed(seed)
+    return model
+
+
+def awkward_documents(tokenizer, count: int = 28, block_size: int = 32, seed: int = 0):
+    """Ids of documents that packing finds hard: of one token, longer than a row, just a row long, many short ones."""
+    import numpy as np
+
+    source = np.random.RandomState(seed)
+    lengths = [1, 3 * block_size + 5, block_size - 1, block_size, block_size + 1, *source.randint(1, block_size // 2, count - 5)]
+    # No special ids: those are never inside a document.
+    return [source.randint(2, len(tokenizer), length).astype(np.uint16) for length in lengths]
+
+
+def packed_rows(documents, tokenizer, block_size: int = 32):
+    """`documents` as packed rows in memory."""
+    from llmforge.data.packing import pack
+    from llmforge.data.rows import PackedRows, to_dataset
+
+    rows = pack(documents, list(range(len(documents))), block_size, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return PackedRows(to_dataset(rows), pad=tokenizer.pad_token_id)
+
+
+def separate_sums(model, documents, tokenizer, block_size: int = 32):
+    """Negative log-likelihood, targets, hits, bytes and byte-NLL of documents fed one by one, counted from logits.
+
+    Written without any of the library's own code for it: this is what it is compared with.
+    """
+    import torch
+
+    model.eval()
+    totals = [0.0] * 5
+    for document in documents:
+        ids = [tokenizer.eos_token_id, *(int(token) for token in document), tokenizer.eos_token_id]
+        for start in range(0, len(ids) - 1, block_size):
+            given = ids[start : min(start + block_size, len(ids) - 1)]
+            goals = ids[start + 1 : start + 1 + len(given)]
+            with torch.no_grad():
+                logits = type(model).forward(model, torch.tensor([given])).logits[0].double()
+            for logit, goal in zip(logits, goals, strict=True):
+                nll = float(torch.logsumexp(logit, -1) - logit[goal])
+                token = tokenizer.convert_ids_to_tokens(goal)
+                size = 0 if goal in (tokenizer.eos_token_id, tokenizer.pad_token_id) else len(token)
+                for column, value in enumerate((nll, 1, int(logit.argmax()) == goal, size, nll if size else 0.0)):
+                    totals[column] += value
+    return totals
+
+
+def training_args(folder: Path, **changes):
+    """Arguments of a quiet CPU run in `folder`."""
+    from llmforge.configs.training import ForgeTrainingArguments
+
+    quiet = {
+        "report_to": ["none"],
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "eval_strategy": "no",
+        "eval_on_start": False,
+    }
+    return ForgeTrainingArguments(output_dir=str(folder), **quiet | changes)
+
+
+def forge_trainer(model, tokenizer, folder: Path, train=None, evaluate=None, callbacks=(), **changes):
+    """A `ForgeTrainer` on packed rows."""
+    from llmforge.data.collate import PackedCollator
+    from llmforge.trainer import ForgeTrainer
+
+    return ForgeTrainer(
+        model=model,
+        args=training_args(folder, **changes),
+        train_dataset=train,
+        eval_dataset=evaluate,
+        processing_class=tokenizer,
+        data_collator=PackedCollator(),
+        callbacks=list(callbacks),
+    )
