@@ -42,7 +42,9 @@ def _dispatch(argv: Sequence[str] | None) -> Any:
     verb, *rest = arguments
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1)
-        raise ConfigError(f"llmforge {verb}: no such verb.", f"Did you mean {close[0]}?" if close else f"Known: {', '.join(VERBS)}.")
+        raise ConfigError(
+            f"llmforge {verb}: no such verb.", f"Did you mean {close[0]}?" if close else f"Known: {', '.join(VERBS)}."
+        )
     return importlib.import_module(VERBS[verb][0]).main(rest)
 
 

@@ -16,6 +16,8 @@ class LlmforgeError(Exception):
     """
 
     exit_code = 1
+    #: True where another process of the launch has already told of it.
+    relayed = False
 
     def __init__(self, problem: str, remedy: str = ""):
         self.problem = " ".join(problem.split())

@@ -52,10 +52,14 @@ def complete(
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             for number, prompt in enumerate(prompts):
-                ids = [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
+                ids = [
+                    tokenizer.bos_token_id,
+                    *tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)["input_ids"],
+                ]
                 if len(ids) >= positions:
                     raise ConfigError(
-                        f"The prompt {prompt[:40]!r}… is {len(ids)} tokens long; the model has {positions} positions.", "Shorten it."
+                        f"The prompt {prompt[:40]!r}… is {len(ids)} tokens long; the model has {positions} positions.",
+                        "Shorten it.",
                     )
                 torch.manual_seed(seed + number)
                 given = torch.tensor([ids], device=model.device)

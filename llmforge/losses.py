@@ -44,7 +44,9 @@ def row_sums(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor,
     flat, goals = hidden.reshape(rows * length, -1), targets.reshape(-1)
     kept = (goals != IGNORE).nonzero().squeeze(-1)
     # float64 adds up to 2^53 exactly; MPS has none.
-    sums = torch.zeros(rows, len(SUM_NAMES), dtype=torch.float32 if flat.device.type == "mps" else torch.float64, device=flat.device)
+    sums = torch.zeros(
+        rows, len(SUM_NAMES), dtype=torch.float32 if flat.device.type == "mps" else torch.float64, device=flat.device
+    )
     for chunk in kept.split(_CHUNK):
         goal = goals[chunk]
         logits = head(flat[chunk]).float()
@@ -77,7 +79,13 @@ def install_losses(model: PreTrainedModel) -> PreTrainedModel:
     stock = type(model).forward
 
     @functools.wraps(stock)
-    def forward(self: PreTrainedModel, *args: Any, shift_labels: torch.Tensor | None = None, token_bytes: torch.Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self: PreTrainedModel,
+        *args: Any,
+        shift_labels: torch.Tensor | None = None,
+        token_bytes: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
         if shift_labels is None:
             return stock(self, *args, **kwargs)
         kwargs["use_cache"] = False

@@ -74,7 +74,9 @@ def embedding_rows(vocab_size: int) -> int:
     return -(-vocab_size // ROW_MULTIPLE) * ROW_MULTIPLE
 
 
-def build_config(args: ModelArguments, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None) -> GPT2Config | GPTNeoXConfig:
+def build_config(
+    args: ModelArguments, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None
+) -> GPT2Config | GPTNeoXConfig:
     """The Hugging Face config of a preset with its overrides.
 
     Args:
@@ -90,7 +92,9 @@ def build_config(args: ModelArguments, vocab_size: int, tokenizer: PreTrainedTok
     preset = get_preset(args.preset)
     other = "GPT-NeoX" if preset.family == "GPT-2" else "GPT-2"
     for name in args.overrides(other):
-        raise ConfigError(f"--{name} is a field of {other}, and --preset {args.preset} is {preset.family}.", "See --help for its own fields.")
+        raise ConfigError(
+            f"--{name} is a field of {other}, and --preset {args.preset} is {preset.family}.", "See --help for its own fields."
+        )
     changes = args.overrides(preset.family) | args.overrides("both")
     ids: dict[str, Any] = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id", None) for role in ("bos", "eos", "pad")}
     if preset.family == "GPT-2":
@@ -110,7 +114,9 @@ def build_config(args: ModelArguments, vocab_size: int, tokenizer: PreTrainedTok
     width_name, heads_name = ("n_embd", "n_head") if preset.family == "GPT-2" else ("hidden_size", "num_attention_heads")
     width, heads = (changes.get(width_name, preset.width), changes.get(heads_name, preset.heads))
     if width % heads:
-        raise ConfigError(f"--{width_name} {width} is not a multiple of --{heads_name} {heads}.", "Each head gets an equal share.")
+        raise ConfigError(
+            f"--{width_name} {width} is not a multiple of --{heads_name} {heads}.", "Each head gets an equal share."
+        )
     return config_class(vocab_size=vocab_size, use_cache=True, **shape | changes, **ids)
 
 
@@ -132,7 +138,9 @@ def count_parameters(config: GPT2Config | GPTNeoXConfig) -> int:
     return embeddings + positions + config.num_hidden_layers * block + 2 * d
 
 
-def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase, block_size: int | None = None, seed: int = 42) -> PreTrainedModel:
+def build_model(
+    args: ModelArguments, tokenizer: PreTrainedTokenizerBase, block_size: int | None = None, seed: int = 42
+) -> PreTrainedModel:
     """A freshly initialised model in fp32, with llmforge's loss in its `forward`.
 
     Args:

@@ -51,22 +51,33 @@ class ForgeParser(HfArgumentParser):
         super().__init__(dataclass_types, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
         general = self.add_argument_group("configuration")
         general.add_argument("--config", metavar="PATH", help="A YAML file of these flags; flags given beside it win.")
-        general.add_argument("--print_config", "--print-config", action="store_true", help="Write the YAML that reproduces this command, and do nothing else.")
+        general.add_argument(
+            "--print_config",
+            "--print-config",
+            action="store_true",
+            help="Write the YAML that reproduces this command, and do nothing else.",
+        )
         if dry_run:
-            general.add_argument("--dry_run", "--dry-run", action="store_true", help="Say what would run and on what, and train nothing.")
+            general.add_argument(
+                "--dry_run", "--dry-run", action="store_true", help="Say what would run and on what, and train nothing."
+            )
 
     @staticmethod
     def _parse_dataclass_field(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
-        """As the parent; every boolean also gets ``--no-…``, which the parent gives to some."""
+        """As the parent; every boolean also gets ``--no-…``, which the parent gives to some, and a list may be empty."""
         HfArgumentParser._parse_dataclass_field(parser, field)
+        for action in parser._actions:
+            if action.dest == field.name and action.nargs == "+":
+                action.nargs = "*"
         if field.type in (bool, bool | None):
             for action in parser._actions:
                 if action.dest == field.name and action.nargs is None:
                     action.nargs, action.const = "?", True
-            if f"--no_{field.name}" not in parser._option_string_actions:
+            spellings = (f"--no_{field.name}", f"--no-{field.name}", f"--no-{field.name.replace('_', '-')}")
+            missing = [option for option in dict.fromkeys(spellings) if option not in parser._option_string_actions]
+            if missing:
                 parser.add_argument(
-                    f"--no_{field.name}", f"--no-{field.name.replace('_', '-')}",
-                    action="store_false", dest=field.name, default=argparse.SUPPRESS, help=argparse.SUPPRESS,
+                    *missing, action="store_false", dest=field.name, default=argparse.SUPPRESS, help=argparse.SUPPRESS
                 )
 
     def error(self, message: str) -> NoReturn:
@@ -100,7 +111,7 @@ class ForgeParser(HfArgumentParser):
             return None
         if isinstance(value, dict):
             return value
-        if action.nargs == "+":
+        if action.nargs == "*":
             items = value if isinstance(value, list) else [value]
             return [self._convert_one(action, item, where) for item in items]
         if isinstance(value, list):
@@ -118,7 +129,9 @@ class ForgeParser(HfArgumentParser):
             raise ConfigError(f"{where}: {error.message}.", "Mend that line.") from None
         return converted
 
-    def parse(self, argv: Sequence[str] | None = None, config_folder: Path | None = None, default_config: str | None = None) -> Parsed:
+    def parse(
+        self, argv: Sequence[str] | None = None, config_folder: Path | None = None, default_config: str | None = None
+    ) -> Parsed:
         """Parse flags over YAML over defaults.
 
         Args:

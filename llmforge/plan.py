@@ -42,7 +42,13 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line of `llmforge plan`."""
     parser = _Parser(prog="llmforge plan", description="Sizes of the presets.", allow_abbrev=False)
-    parser.add_argument("--list_presets", "--list-presets", action="store_true", required=True, help="List the presets with their exact parameter counts.")
+    parser.add_argument(
+        "--list_presets",
+        "--list-presets",
+        action="store_true",
+        required=True,
+        help="List the presets with their exact parameter counts.",
+    )
     parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
     args = parser.parse_args(argv)
     presets = list_presets()

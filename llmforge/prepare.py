@@ -33,11 +33,15 @@ class PrepareArguments:
 
 def main(argv: Sequence[str] | None = None) -> PreparedDataset:
     """The command line of `llmforge prepare`."""
-    parser = ForgeParser([DataArguments, TokenizerArguments, PrepareArguments], prog="llmforge prepare", description="Corpus to packed dataset.")
+    parser = ForgeParser(
+        [DataArguments, TokenizerArguments, PrepareArguments], prog="llmforge prepare", description="Corpus to packed dataset."
+    )
     parsed = parser.parse(argv)
     data, output = parsed.get(DataArguments), parsed.get(PrepareArguments)
     if data.dataset_dir is not None:
-        raise ConfigError(f"--dataset_dir {data.dataset_dir} is prepared already.", "Give --corpus, and --output_dir for the result.")
+        raise ConfigError(
+            f"--dataset_dir {data.dataset_dir} is prepared already.", "Give --corpus, and --output_dir for the result."
+        )
     check_corpus(data)
     set_up_logging()
     prepared = prepare_dataset(data, parsed.get(TokenizerArguments), output.output_dir)
@@ -61,7 +65,11 @@ def card_table(card: dict[str, Any]) -> Any:
     for name, split in card["splits"].items():
         counts = (split["documents"], split["bytes"], split["tokens"])
         table.add_row(
-            name, *(f"{count:,}" for count in counts), f"{split['bytes_per_token']:.2f}", f"{split['rows']:,}", f"{split['density']:.1%}"
+            name,
+            *(f"{count:,}" for count in counts),
+            f"{split['bytes_per_token']:.2f}",
+            f"{split['rows']:,}",
+            f"{split['density']:.1%}",
         )
     return table
 

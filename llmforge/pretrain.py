@@ -39,7 +39,7 @@ from llmforge.runtime.logs import add_log_file, logger, printable, remove_log_fi
 from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder, refuse_used_folder, reserve
 from llmforge.storage import append_json_line, read_json, read_json_lines, write_json, write_text
-from llmforge.trainer import ForgeTrainer, build_trainer
+from llmforge.trainer import ForgeTrainer, build_trainer, without_validation
 
 FINAL = "final"
 #: fp32 weights, gradients and the two moments of AdamW, in bytes a parameter.
@@ -136,20 +136,24 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
         config.tokenizer.vocab_size = preset.vocab_size
     sketch = build_config(config.model, embedding_rows(config.tokenizer.vocab_size))
     if config.data.dataset_dir is not None:
-        block_size = load_prepared(config.data.dataset_dir).block_size
+        prepared = load_prepared(config.data.dataset_dir)
+        block_size, validates = prepared.block_size, "validation" in prepared.card["splits"]
         if block_size != config.data.block_size:
             logger.info("block size %d: that of the prepared dataset", block_size)
             config.data.block_size = block_size
     else:
         check_corpus(config.data)
-        if config.data.ratios()[1] == 0:
-            config.training.without_evaluation()
+        validates = config.data.ratios()[1] > 0
+    if not validates:
+        without_validation(config.training, config.run)
     check_block_size(sketch, config.data.block_size)
     apply_precision(config.training)
     resume = config.run.resume
     if resume is None:
         if named_folder:
-            refuse_used_folder(Path(config.training.output_dir or "."))
+            folder = Path(config.training.output_dir or ".")
+            # Asked once for all processes: the first may have begun to write when another one asks.
+            rank_zero_first()(lambda: refuse_used_folder(folder))
         else:
             config.training.output_dir = None
         return
@@ -288,19 +292,20 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     model_config = build_config(config.model, embedding_rows(vocabulary))
     parameters = count_parameters(model_config)
     splits = data.card["splits"]
-    step_rows, steps = plan_steps(config.training, splits["train"]["rows"])
+    step_rows, steps = plan_steps(config.training, data.card["splits"]["train"]["rows"])
     precision = "bf16" if config.training.bf16 else "fp16" if config.training.fp16 else "fp32"
     device = probe_device()
     state = parameters * _STATE_BYTES
     room = "" if state < 0.8 * device.memory else " — [bold red]this will hardly fit[/]"
-    held_out = ", ".join(f"{name} {splits[name]['documents']:,}" for name in splits)
+    train = splits["train"]
+    documents = ", ".join(f"{name} {split['documents']:,}" for name, split in splits.items())
     table = Table(show_header=False, title="Run", title_justify="left", box=None, pad_edge=False)
     processes = f", {world_size()} processes" if world_size() > 1 else ""
     rows = {
         "device": f"{device}, {precision}{processes}",
         "model": f"{config.model.preset}: {parameters:,} parameters at {vocabulary:,} vocabulary entries",
         "memory": f"{format_bytes(state)} for weights, gradients and AdamW, activations apart{room}",
-        "data": f"documents: {held_out}; {splits['train']['tokens']:,} training tokens in {splits['train']['rows']:,} rows of {data.block_size}",
+        "data": f"documents: {documents}; {train['tokens']:,} training tokens in {train['rows']:,} rows of {data.block_size}",
         "steps": f"{steps:,} of {step_rows * data.block_size:,} tokens ({step_rows} rows)",
         "folder": config.training.output_dir or f"{RUNS_ROOT}/{config.name}-NNN",
     }
@@ -339,13 +344,17 @@ def _metrics(entry: dict[str, float], prefix: str = "eval_") -> dict[str, float]
     return {name: entry[prefix + name] for name in wanted if prefix + name in entry}
 
 
-def _write_results(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: PreparedDataset, result: PretrainResult) -> None:
+def _write_results(
+    trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: PreparedDataset, result: PretrainResult
+) -> None:
     if config.generation.prompts:
         texts = complete(trainer.model, data.tokenizer, config.generation.prompts, config.generation, seed=trainer.args.seed)
         result.samples = list(zip(config.generation.prompts, texts, strict=True))
     settings = {name: value for name, value in asdict(config.generation).items() if name != "prompts"}
     for prompt, text in result.samples:
-        append_json_line(run.path / "samples.jsonl", {"step": result.step, "final": True, "prompt": prompt, "settings": settings, "text": text})
+        append_json_line(
+            run.path / "samples.jsonl", {"step": result.step, "final": True, "prompt": prompt, "settings": settings, "text": text}
+        )
     data.tokenizer.save_pretrained(run.path / "tokenizer")
     if result.test:
         write_json(run.path / "eval.json", {"split": "test", "step": result.step, **result.test})
@@ -354,7 +363,9 @@ def _write_results(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig
     write_text(result.final / "README.md", _model_card(trainer, run, config, data, result))
 
 
-def _model_card(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: PreparedDataset, result: PretrainResult) -> str:
+def _model_card(
+    trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: PreparedDataset, result: PretrainResult
+) -> str:
     train = data.card["splits"]["train"]
     lines = [
         "---",
@@ -397,7 +408,12 @@ def _summary(result: PretrainResult, run: RunFolder) -> Any:
     table = Table(title=f"Validation, {result.chosen} model of step {result.step:,}", title_justify="left")
     for column in ("", "start", "end"):
         table.add_column(column, justify="left" if not column else "right")
-    for key, label in (("perplexity", "perplexity"), ("bits_per_byte", "bits per byte"), ("loss", "loss"), ("accuracy", "accuracy")):
+    for key, label in (
+        ("perplexity", "perplexity"),
+        ("bits_per_byte", "bits per byte"),
+        ("loss", "loss"),
+        ("accuracy", "accuracy"),
+    ):
         if key in result.end:
             before = f"{result.start[key]:,.3f}" if key in result.start else ""
             table.add_row(label, before, f"{result.end[key]:,.3f}")

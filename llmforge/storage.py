@@ -90,7 +90,7 @@ def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
     lines = []
     path = Path(path)
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):  # splitlines would cut at U+2028
             with contextlib.suppress(ValueError):
                 lines.append(json.loads(line))
     return lines
@@ -151,11 +151,18 @@ def new_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
 def _put_in_place(staging: Path, target: Path) -> None:
     # What stood there is moved aside before it is deleted: a kill in between tears nothing.
     trash = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{PARTIAL_PREFIX}old-"))
-    if target.exists():
-        os.replace(target, trash / "old")
-    os.replace(staging, target)
-    _sync_folder(target.parent)
-    shutil.rmtree(trash, ignore_errors=True)
+    old = trash / "old"
+    try:
+        if target.exists():
+            os.replace(target, old)
+        os.replace(staging, target)
+    except OSError:
+        if old.exists():
+            os.replace(old, target)
+        raise
+    finally:
+        _sync_folder(target.parent)
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def cache_root() -> Path:
@@ -163,4 +170,3 @@ def cache_root() -> Path:
     import platformdirs
 
     return Path(os.environ.get("LLMFORGE_CACHE") or platformdirs.user_cache_dir("llmforge"))
-

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENIZER_FILE = "tokenizer.json"
-_CONFIG_FILE = "tokenizer_config.json"
+CONFIG_FILE = "tokenizer_config.json"
 #: Texts encoded at a time; bounds the memory of their encodings.
 _BATCH = 512
 
@@ -89,7 +89,7 @@ class TextTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(folder / TOKENIZER_FILE))
         write_json(
-            folder / _CONFIG_FILE,
+            folder / CONFIG_FILE,
             {
                 "tokenizer_class": "GPT2Tokenizer",
                 "backend": "tokenizers",
@@ -161,9 +161,11 @@ def load(folder: Path) -> TextTokenizer:
     path = folder / TOKENIZER_FILE
     try:
         backend = Tokenizer.from_file(str(path))
-        config = json.loads((folder / _CONFIG_FILE).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exception
-        raise ConfigError(f"{folder} holds no usable tokenizer: {error}.", "Give a folder with tokenizer.json and tokenizer_config.json.") from error
+        raise ConfigError(
+            f"{folder} holds no usable tokenizer: {error}.", "Give a folder with tokenizer.json and tokenizer_config.json."
+        ) from error
     end = _content(config.get("eos_token"))
     if end is None or backend.token_to_id(end) is None:
         raise ConfigError(f"The tokenizer in {folder} has no end-of-text token.", "Use one whose eos_token is set.")
@@ -171,7 +173,8 @@ def load(folder: Path) -> TextTokenizer:
     if pad is None or pad == end or backend.token_to_id(pad) is None:
         pad = PAD
         backend.add_special_tokens([AddedToken(PAD, special=True)])
-    return TextTokenizer(backend, backend.token_to_id(end), backend.token_to_id(pad), config.get("requested_vocab_size"))
+    ids = backend.get_vocab(with_added_tokens=True)
+    return TextTokenizer(backend, ids[end], ids[pad], config.get("requested_vocab_size"))
 
 
 def _content(token: Any) -> str | None:
@@ -203,7 +206,9 @@ def _download(name: str, target: Path) -> None:
         AutoTokenizer.from_pretrained(name, trust_remote_code=False).save_pretrained(target)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"--tokenizer {name} is neither a folder nor a reachable hub id: {reason}.", "Check the name or go online.") from error
+        raise ConfigError(
+            f"--tokenizer {name} is neither a folder nor a reachable hub id: {reason}.", "Check the name or go online."
+        ) from error
 
 
 def load_pretrained(folder: Path | str) -> PreTrainedTokenizerBase:

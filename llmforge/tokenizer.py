@@ -133,7 +133,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     usage = "llmforge tokenizer train|inspect …"
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: {usage}\n\n  train    a byte-level BPE on a corpus\n  inspect  how well a tokenizer fits a corpus\n\n`… train --help` lists the flags.")
+        print(
+            f"usage: {usage}\n\n  train    a byte-level BPE on a corpus\n  inspect  how well a tokenizer fits a corpus\n\n"
+            "`… train --help` lists the flags."
+        )
         return
     action, *rest = argv
     if action not in ("train", "inspect"):
@@ -144,7 +147,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_up_logging()
     if action == "train":
         if args.tokenizer is not None:
-            raise ConfigError(f"--tokenizer {args.tokenizer} exists already.", "Leave it out to train one, or use `llmforge tokenizer inspect`.")
+            raise ConfigError(
+                f"--tokenizer {args.tokenizer} exists already.", "Leave it out to train one, or use `llmforge tokenizer inspect`."
+            )
         if output.output_dir is None:
             raise ConfigError("--output_dir is missing.", "Give the folder for the tokenizer.")
         tokenizer = train(data, args, output.output_dir)

@@ -217,12 +217,7 @@ def build_trainer(
             "Build the model for this tokenizer.",
         )
     if validation is None:
-        if run.early_stopping_patience is not None:
-            raise ConfigError(
-                f"--early_stopping_patience {run.early_stopping_patience} needs validation data, and there is none.",
-                "Give the validation split a share, e.g. --split_ratios 0.9,0.1,0.",
-            )
-        args.without_evaluation()
+        without_validation(args, run)
     _warn_about_sizes(train, validation, args)
     folder = Path(folder or args.output_dir or ".")
     extra: list[TrainerCallback] = [RunLog(folder), LossPlot(folder / "plots")]
@@ -245,6 +240,20 @@ def build_trainer(
     return trainer
 
 
+def without_validation(args: ForgeTrainingArguments, run: RunArguments) -> None:
+    """Switch off, in `args`, what needs validation data where there is none.
+
+    Raises:
+        ConfigError: Early stopping or best-model keeping was asked for.
+    """
+    if run.early_stopping_patience is not None:
+        raise ConfigError(
+            f"--early_stopping_patience {run.early_stopping_patience} needs validation data, and there is none.",
+            "Give the validation split a share, e.g. --split_ratios 0.9,0.1,0.",
+        )
+    args.without_evaluation()
+
+
 def _warn_about_sizes(train: PackedRows, validation: PackedRows | None, args: ForgeTrainingArguments) -> None:
     step_rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     if len(train) < step_rows:
@@ -253,4 +262,6 @@ def _warn_about_sizes(train: PackedRows, validation: PackedRows | None, args: Fo
         )
     batch = args.per_device_eval_batch_size * args.world_size
     if validation is not None and len(validation) < batch:
-        logger.warning("the validation split has %d rows, fewer than one batch of %d: its figures will be noisy", len(validation), batch)
+        logger.warning(
+            "the validation split has %d rows, fewer than one batch of %d: its figures will be noisy", len(validation), batch
+        )

@@ -62,8 +62,14 @@ def test_logged_loss_is_the_mean_over_the_steps_targets(preset, accumulation, to
     nll, tokens, *_ = separate_sums(model, documents, tokenizer)
     batch = -(-len(rows) // accumulation)
     trainer = forge_trainer(
-        model, tokenizer, tmp_path, rows, max_steps=1, learning_rate=0.0,
-        per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+        model,
+        tokenizer,
+        tmp_path,
+        rows,
+        max_steps=1,
+        learning_rate=0.0,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
     )
     trainer.train()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(nll / tokens, rel=1e-5)
@@ -75,8 +81,15 @@ def test_weights_after_training_do_not_depend_on_the_accumulation(preset, tokeni
     states, losses = [], []
     for batch, accumulation in ((8, 1), (4, 2), (1, 8)):
         trainer = forge_trainer(
-            tiny_model(preset, tokenizer), tokenizer, tmp_path, packed_rows(documents, tokenizer), max_steps=5,
-            per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, learning_rate=1e-3, optim="sgd",
+            tiny_model(preset, tokenizer),
+            tokenizer,
+            tmp_path,
+            packed_rows(documents, tokenizer),
+            max_steps=5,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            learning_rate=1e-3,
+            optim="sgd",
         )
         trainer.train()
         states.append(trainer.model.state_dict())
@@ -140,8 +153,15 @@ class Poison(TrainerCallback):
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_training_stops_at_the_step_that_is_not_finite(preset, accumulation, tokenizer, documents, tmp_path):
     trainer = forge_trainer(
-        tiny_model(preset, tokenizer), tokenizer, tmp_path, packed_rows(documents, tokenizer), max_steps=6,
-        per_device_train_batch_size=2, gradient_accumulation_steps=accumulation, save_strategy="steps", save_steps=1,
+        tiny_model(preset, tokenizer),
+        tokenizer,
+        tmp_path,
+        packed_rows(documents, tokenizer),
+        max_steps=6,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=accumulation,
+        save_strategy="steps",
+        save_steps=1,
         callbacks=[Poison(3)],
     )
     with pytest.raises(TrainingDiverged, match="Step 4") as error:
@@ -155,11 +175,21 @@ def test_trap_stock_hides_nan(tokenizer, documents, tmp_path):
     """Its default filter logs a loss of 0.0 and goes on to the end."""
     model = tiny_model("neox-10m", tokenizer)
     args = transformers.TrainingArguments(
-        str(tmp_path), max_steps=4, logging_steps=1, save_strategy="no", remove_unused_columns=False, use_cpu=True, disable_tqdm=True
+        str(tmp_path),
+        max_steps=4,
+        logging_steps=1,
+        save_strategy="no",
+        remove_unused_columns=False,
+        use_cpu=True,
+        disable_tqdm=True,
     )
     stock = Trainer(
-        model, args, train_dataset=packed_rows(documents, tokenizer), processing_class=tokenizer,
-        data_collator=PackedCollator(), callbacks=[Poison(2)],
+        model,
+        args,
+        train_dataset=packed_rows(documents, tokenizer),
+        processing_class=tokenizer,
+        data_collator=PackedCollator(),
+        callbacks=[Poison(2)],
     )
     stock.train()
     assert stock.state.global_step == 4
@@ -195,7 +225,12 @@ def watched(trainer):
 def test_every_row_is_trained_on_once_an_epoch(tokenizer, documents, tmp_path):
     rows = packed_rows(documents, tokenizer)
     trainer = forge_trainer(
-        tiny_model("gpt2-10m", tokenizer), tokenizer, tmp_path, rows, num_train_epochs=2, per_device_train_batch_size=3,
+        tiny_model("gpt2-10m", tokenizer),
+        tokenizer,
+        tmp_path,
+        rows,
+        num_train_epochs=2,
+        per_device_train_batch_size=3,
         gradient_accumulation_steps=2,
     )
     seen = watched(trainer)
@@ -223,8 +258,15 @@ def test_decay_is_on_matrices_only(preset, tokenizer, tmp_path):
 
 def test_the_schedule_warms_up_and_ends_at_its_floor(tokenizer, documents, tmp_path):
     trainer = forge_trainer(
-        tiny_model("gpt2-10m", tokenizer), tokenizer, tmp_path, packed_rows(documents, tokenizer), max_steps=20,
-        learning_rate=1e-3, warmup_steps=4, min_lr_ratio=0.25, per_device_train_batch_size=2,
+        tiny_model("gpt2-10m", tokenizer),
+        tokenizer,
+        tmp_path,
+        packed_rows(documents, tokenizer),
+        max_steps=20,
+        learning_rate=1e-3,
+        warmup_steps=4,
+        min_lr_ratio=0.25,
+        per_device_train_batch_size=2,
     )
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
@@ -239,9 +281,17 @@ def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(preset, stop, worke
 
     def run(folder: Path, steps: int, checkpoint: str | None = None):
         trainer = forge_trainer(
-            tiny_model(preset, tokenizer, dropout=True, seed=0 if checkpoint is None else 1), tokenizer, folder,
-            packed_rows(documents, tokenizer), max_steps=8, per_device_train_batch_size=1, gradient_accumulation_steps=3,
-            save_strategy="steps", save_steps=1, dataloader_num_workers=workers, learning_rate=1e-2,
+            tiny_model(preset, tokenizer, dropout=True, seed=0 if checkpoint is None else 1),
+            tokenizer,
+            folder,
+            packed_rows(documents, tokenizer),
+            max_steps=8,
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=3,
+            save_strategy="steps",
+            save_steps=1,
+            dataloader_num_workers=workers,
+            learning_rate=1e-2,
         )
         seen = watched(trainer)
         if steps < 8:
@@ -272,7 +322,9 @@ class StopAfter(TrainerCallback):
 def saved_checkpoint(preset, tokenizer, documents, folder, **changes):
     """A trainer after two steps, with a checkpoint of the last."""
     steps = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-2}
-    trainer = forge_trainer(tiny_model(preset, tokenizer), tokenizer, folder, packed_rows(documents, tokenizer), **steps | changes)
+    trainer = forge_trainer(
+        tiny_model(preset, tokenizer), tokenizer, folder, packed_rows(documents, tokenizer), **steps | changes
+    )
     trainer.train()
     return trainer, folder / "checkpoint-2"
 
@@ -285,7 +337,9 @@ def test_a_checkpoint_is_a_stock_one_without_pickled_arguments(preset, tokenizer
     loaded = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
     for one, other in zip(trainer.model.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(one, other)
-    stock = stock_trainer(tiny_model(preset, tokenizer, seed=1), tokenizer, tmp_path / "s", train_dataset=packed_rows(documents, tokenizer))
+    stock = stock_trainer(
+        tiny_model(preset, tokenizer, seed=1), tokenizer, tmp_path / "s", train_dataset=packed_rows(documents, tokenizer)
+    )
     stock._load_from_checkpoint(str(checkpoint))
     for (name, one), other in zip(trainer.model.named_parameters(), stock.model.parameters(), strict=True):
         assert torch.equal(one, other), name
@@ -328,9 +382,21 @@ def test_the_best_checkpoint_is_one_that_was_saved(tokenizer, documents, tmp_pat
     """Evaluated every step, saved every second: stock would remember step 1 or 3 and load nothing."""
     rows = packed_rows(documents, tokenizer)
     trainer = forge_trainer(
-        tiny_model("gpt2-10m", tokenizer), tokenizer, tmp_path, rows, rows, max_steps=4, learning_rate=1e-2, warmup_steps=1,
-        save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=1, per_device_train_batch_size=4,
-        load_best_model_at_end=True, callbacks=[WorseAt(4)],
+        tiny_model("gpt2-10m", tokenizer),
+        tokenizer,
+        tmp_path,
+        rows,
+        rows,
+        max_steps=4,
+        learning_rate=1e-2,
+        warmup_steps=1,
+        save_strategy="steps",
+        save_steps=2,
+        eval_strategy="steps",
+        eval_steps=1,
+        per_device_train_batch_size=4,
+        load_best_model_at_end=True,
+        callbacks=[WorseAt(4)],
     )
     trainer.train()
     assert trainer.state.best_global_step == 2
@@ -358,8 +424,18 @@ def test_early_stopping_counts_on_after_a_resume(tokenizer, documents, tmp_path)
 
     def trainer(steps):
         return forge_trainer(
-            tiny_model("gpt2-10m", tokenizer), tokenizer, tmp_path, rows, rows, max_steps=steps, learning_rate=0.0,
-            save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1, per_device_train_batch_size=4,
+            tiny_model("gpt2-10m", tokenizer),
+            tokenizer,
+            tmp_path,
+            rows,
+            rows,
+            max_steps=steps,
+            learning_rate=0.0,
+            save_strategy="steps",
+            save_steps=1,
+            eval_strategy="steps",
+            eval_steps=1,
+            per_device_train_batch_size=4,
             callbacks=[EarlyStoppingCallback(3)],
         )
 
@@ -425,7 +501,11 @@ def test_few_validation_rows_are_warned_about_and_training_goes_on(prepared, tmp
 
     logging.getLogger("llmforge").propagate = True
     args = training_args(
-        tmp_path, max_steps=1, eval_strategy="steps", save_strategy="steps", per_device_eval_batch_size=512,
+        tmp_path,
+        max_steps=1,
+        eval_strategy="steps",
+        save_strategy="steps",
+        per_device_eval_batch_size=512,
         per_device_train_batch_size=512,
     )
     trainer = build_trainer(tiny_model("gpt2-10m", prepared.tokenizer), prepared, args)
@@ -453,8 +533,17 @@ def stock_sources() -> dict[str, str]:
     from transformers.loss.loss_utils import ForCausalLMLoss
     from transformers.masking_utils import _preprocess_mask_arguments, find_packed_sequence_indices
 
-    overridden = [name for name in vars(ForgeTrainer) if hasattr(Trainer, name) and callable(getattr(Trainer, name)) and name != "__init__"]
-    relied = ["_run_epoch", "_inner_training_loop", "_get_num_items_in_batch", "compute_loss", "evaluation_loop", "_load_callback_state"]
+    overridden = [
+        name for name in vars(ForgeTrainer) if hasattr(Trainer, name) and callable(getattr(Trainer, name)) and name != "__init__"
+    ]
+    relied = [
+        "_run_epoch",
+        "_inner_training_loop",
+        "_get_num_items_in_batch",
+        "compute_loss",
+        "evaluation_loop",
+        "_load_callback_state",
+    ]
     parts = {f"Trainer.{name}": getattr(Trainer, name) for name in (*overridden, *relied) if not name.startswith("__")}
     parts |= {
         "ForCausalLMLoss": ForCausalLMLoss,
@@ -479,5 +568,3 @@ def test_each_override_says_what_it_replaces():
     for name, part in vars(ForgeTrainer).items():
         if callable(part) and name != "__init__" and hasattr(Trainer, name):
             assert f"Trainer.{name}" in (part.__doc__ or ""), name
-
-

@@ -33,8 +33,13 @@ def plot_loss(history: list[dict[str, Any]], path: Path) -> Path:
         axes.plot(steps, losses, color=_VALIDATION, linewidth=1.6, linestyle="--", marker="o", markersize=5, label="validation")
         best = min(range(len(losses)), key=lambda i: losses[i])
         axes.annotate(
-            f"best {losses[best]:.3f}", (steps[best], losses[best]), xytext=(0, 12), textcoords="offset points",
-            ha="right" if best and best == len(losses) - 1 else "center", color=_BEST, fontweight="bold",
+            f"best {losses[best]:.3f}",
+            (steps[best], losses[best]),
+            xytext=(0, 12),
+            textcoords="offset points",
+            ha="right" if best and best == len(losses) - 1 else "center",
+            color=_BEST,
+            fontweight="bold",
         )
     axes.set(xlabel="step", ylabel="loss (nats a token)", title="Loss")
     axes.grid(alpha=0.25)

@@ -29,11 +29,13 @@ class Progress(ProgressCallback):
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
-        if state.is_world_process_zero and self.prediction_bar is None:
+        if state.is_world_process_zero and self.prediction_bar is None:  # type: ignore[has-type]
             self.prediction_bar = self._bar(len(eval_dataloader), desc="evaluating", leave=False)
         if self.prediction_bar is not None:
             self.prediction_bar.update(1)
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
         if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
             self.training_bar.set_postfix_str(f"loss={logs['loss']:.3f}", refresh=False)

@@ -6,7 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from llmforge.configs.generation import GenerationArguments
 from llmforge.generate import complete
@@ -38,7 +45,12 @@ class Samples(TrainerCallback):
             keep_json_lines(self._path(args), lambda line: line.get("step", 0) <= step)
 
     def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: PreTrainedModel | None = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs: Any,
     ) -> None:
         # Before the first step there is only noise to show.
         if not state.is_world_process_zero or not self.settings.prompts or model is None or state.global_step == 0:

@@ -7,7 +7,6 @@ from typing import Any
 
 from llmforge.errors import ConfigError
 
-
 #: Architecture → the fields of `ModelArguments` that are fields of its config; both for either.
 FIELDS: dict[str, tuple[str, ...]] = {
     "GPT-2": (

@@ -43,9 +43,7 @@ class RunArguments:
 
     def __post_init__(self) -> None:
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
-            raise ConfigError(
-                f"--early_stopping_patience {self.early_stopping_patience} would stop at once.", "Give at least 1."
-            )
+            raise ConfigError(f"--early_stopping_patience {self.early_stopping_patience} would stop at once.", "Give at least 1.")
         if self.early_stopping_threshold < 0:
             raise ConfigError(f"--early_stopping_threshold {self.early_stopping_threshold} is negative.", "Give 0 or more.")
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 from transformers import TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from llmforge.errors import ConfigError
 
@@ -105,14 +105,13 @@ class ForgeTrainingArguments(TrainingArguments):
         saves = str(getattr(self.save_strategy, "value", self.save_strategy)) != "no"
         if self.load_best_model_at_end is None:
             self.load_best_model_at_end = evaluates and saves
-        if self.lr_scheduler_type == "cosine_with_min_lr" and not self.lr_scheduler_kwargs:
+        if self.lr_scheduler_type == "cosine_with_min_lr" and not self.lr_scheduler_kwargs:  # type: ignore[has-type]
             self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_ratio}
-        flagged = "bf16" if self.bf16 else "fp16" if self.fp16 else None
+        flagged = "bf16" if self.bf16 else "fp16" if self.fp16 else None  # type: ignore[has-type]
         if flagged and self.precision not in ("auto", flagged):
             raise ConfigError(f"--{flagged} contradicts --precision {self.precision}.", "Give --precision alone.")
         if flagged:
             self.precision = flagged  # type: ignore[assignment]
-        self.bf16 = self.fp16 = False  # set again by `llmforge.runtime.apply_precision`
         if not torch.accelerator.is_available():
             self.use_cpu = True
         self._deferred = _deferring.get()
@@ -138,8 +137,3 @@ class ForgeTrainingArguments(TrainingArguments):
             )
         self.eval_strategy = IntervalStrategy.NO
         self.eval_on_start = self.load_best_model_at_end = False
-
-    @property
-    def saves(self) -> bool:
-        """Whether any checkpoint will be written."""
-        return self.save_strategy != SaveStrategy.NO

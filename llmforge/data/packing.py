@@ -4,8 +4,8 @@ With rows of 6, ``^`` for the separator, and the documents ``abc``, ``defghij`` 
 
     input_ids          segment_lengths   segment_targets
     ^ d e f g h        [6]               [i]      a piece's target is the token that really follows
-    ^ a b c ^ k        [4, 2]            [^, ^]   a document ends with the separator as target
-    i j _ _ _ _        [2]               [^]      a later piece carries no separator; _ is padding
+    ^ a b c i j        [4, 2]            [^, ^]   a document ends with the separator as target;
+    ^ k _ _ _ _        [2]               [^]      a later piece carries none; _ is padding
 
 No label is lost at the end of a row, and no document is cut unless it is longer than one.
 """

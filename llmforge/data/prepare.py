@@ -24,7 +24,7 @@ from llmforge.runtime.launch import rank
 from llmforge.runtime.logs import logger
 from llmforge.runtime.versions import installed_versions
 from llmforge.storage import cache_root, new_folder, read_json, write_json, write_text
-from llmforge.tokenization import TOKENIZER_FILE, TextTokenizer, fetch, load, load_pretrained, train_tokenizer
+from llmforge.tokenization import CONFIG_FILE, TOKENIZER_FILE, TextTokenizer, fetch, load, load_pretrained, train_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ def prepare_dataset(
     folder, made = _tokenizer_folder(tokenizer, [documents[index].text for index in splits["train"]])
     content = _digest(f"{document.name}\0{document.text}" for document in documents)
     settings = {"split_ratios": data.ratios(), "split_seed": data.split_seed, "block_size": data.block_size}
-    tokenizer_hash = _digest([(folder / TOKENIZER_FILE).read_text(encoding="utf-8")])
+    tokenizer_hash = _digest((folder / name).read_text(encoding="utf-8") for name in (TOKENIZER_FILE, CONFIG_FILE))
     fingerprint = _digest([json.dumps([ROW_FORMAT, content, settings, tokenizer_hash])])
     target = target or cache_root() / "datasets" / fingerprint
     if (target / CARD).exists():
@@ -164,7 +164,9 @@ def _keep_tokenizer(target: Path, args: TokenizerArguments) -> TokenizerArgument
     if args.retrain_tokenizer or args.tokenizer is not None:
         return args
     kept = load(own)
-    if args.vocab_size not in (None, kept.requested) or any(kept.backend.token_to_id(token) is None for token in args.special_tokens):
+    if args.vocab_size not in (None, kept.requested) or any(
+        kept.backend.token_to_id(token) is None for token in args.special_tokens
+    ):
         raise ConfigError(
             f"{target} has a tokenizer already, made with other settings, and it is frozen.",
             "Give --retrain_tokenizer, or leave --vocab_size and --special_tokens out.",
@@ -232,7 +234,9 @@ def _write_splits(
         cards[name] = _split_card([documents[index] for index in members], [ids[index] for index in members], rows)
         for index in members:
             size = len(documents[index].text.encode("utf-8", "surrogatepass"))
-            lines.append({"document": index, "split": name, "name": documents[index].name, "bytes": size, "tokens": len(ids[index])})
+            lines.append(
+                {"document": index, "split": name, "name": documents[index].name, "bytes": size, "tokens": len(ids[index])}
+            )
     disable_progress_bars()
     DatasetDict(tables).save_to_disk(str(folder / "dataset"))
     write_text(folder / "documents.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -120,7 +120,3 @@ class PackedRows:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
-
-    def count_tokens(self) -> int:
-        """Targets in the whole split: every token of every segment predicts one."""
-        return int(sum(int(values.sum()) for _, values in self._segments["segment_lengths"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -28,7 +29,7 @@ FEW_DOCUMENTS = 50
 SECTION_LENGTH = 8 * 1024
 #: A NUL byte among the first bytes of a file means that it is not text.
 _BINARY_PROBE = 8 * 1024
-_BLANK_LINES = re.compile(r"(?<=\n)[ \t]*\n+")
+_BLANK_LINES = re.compile(r"(?<=\n)(?:[ \t]*\r?\n)+")
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ def read_corpus(args: DataArguments) -> tuple[list[Document], SourceReport]:
         report.bytes += len(raw)
         documents.extend(_documents_of(raw, _relative(path, root), kind, args, report))
     if not documents:
-        raise DataError(f"--corpus {root}: {_nothing_found(args, report)}", "Give a folder with text, or other --suffixes or --format.")
+        raise DataError(
+            f"--corpus {root}: {_nothing_found(args, report)}", "Give a folder with text, or other --suffixes or --format."
+        )
     if len(documents) < FEW_DOCUMENTS and args.segment == "file":
         cut = [section for document in documents for section in cut_sections(document)]
         report.sections = len(cut) > len(documents)
@@ -143,12 +146,15 @@ def _walk(root: Path, report: SourceReport) -> Iterator[Path]:
     resolved = root.resolve()
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in subfolders:
+            if (Path(folder) / name).is_symlink():  # os.walk does not go there
+                report.skip("link to a folder", _relative(Path(folder) / name, root))
         for name in sorted(names):
             path = Path(folder) / name
-            if path.is_symlink() and not path.resolve().is_relative_to(resolved):
-                report.skip("link out of the corpus", _relative(path, root))
-            elif not path.is_file():  # a broken link, a FIFO, a socket
+            if not os.path.isfile(path):  # a FIFO, a socket, a link that is broken or a loop
                 report.skip("no regular file", _relative(path, root))
+            elif path.is_symlink() and not path.resolve().is_relative_to(resolved):
+                report.skip("link out of the corpus", _relative(path, root))
             else:
                 yield path
 
@@ -163,7 +169,13 @@ def _kind(path: Path, args: DataArguments) -> str | None:
     if args.suffixes and not path.name.endswith(tuple(args.suffixes)):
         return None
     by_suffix = (
-        "jsonl" if suffix in JSONL_SUFFIXES else "text" if suffix in TEXT_SUFFIXES else "code" if suffix in CODE_SUFFIXES else None
+        "jsonl"
+        if suffix in JSONL_SUFFIXES
+        else "text"
+        if suffix in TEXT_SUFFIXES
+        else "code"
+        if suffix in CODE_SUFFIXES
+        else None
     )
     if args.format == "auto":
         return by_suffix or ("text" if args.suffixes else None)
@@ -204,7 +216,7 @@ def _json_lines(text: str, name: str, text_field: str, report: SourceReport) -> 
         where = f"{name}:{number}"
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second: nested deeper than Python recurses
             report.skip("line that is no JSON", where)
             continue
         field_value = value.get(text_field) if isinstance(value, dict) else None
@@ -231,9 +243,11 @@ def cut_sections(document: Document, length: int = SECTION_LENGTH) -> list[Docum
         return [document]
     cuts = [match.end() for match in _BLANK_LINES.finditer(document.text)]
     sections, start = [], 0
-    for here, following in zip(cuts, [*cuts[1:], len(document.text)], strict=True):
+    for here, following in itertools.pairwise([*cuts, len(document.text)]):
         if following - start > length and here > start:
             sections.append(document.text[start:here])
             start = here
+    if not sections:
+        return [document]
     sections.append(document.text[start:])
     return [Document(f"{document.name}#{i}", text) for i, text in enumerate(sections) if text.strip()]

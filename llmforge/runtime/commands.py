@@ -13,8 +13,8 @@ from llmforge.runtime.launch import rank
 def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
     """Run `main` and return the exit code of the command.
 
-    An `LlmforgeError` is told in one line on standard error, from rank 0 only; ``--debug``
-    shows the traceback. Any other exception is a bug and keeps its traceback.
+    An `LlmforgeError` is told in one line on standard error, by the process it happened in;
+    ``--debug`` shows the traceback. Any other exception is a bug and keeps its traceback.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     # A bare --debug is ours; `--debug underflow_overflow` is a field of TrainingArguments.
@@ -26,8 +26,9 @@ def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str]
     except LlmforgeError as error:
         if debug:
             raise
-        if rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
+        if not error.relayed:
+            who = f" (process {rank()})" if rank() else ""
+            print(f"error{who}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         if debug:

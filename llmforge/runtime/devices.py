@@ -59,8 +59,8 @@ def probe_device() -> Device:
         half = "fp16" if architecture.startswith(_ROCM_WITHOUT_BF16) else "bf16"
         return Device("rocm", f"{properties.name} {architecture}", properties.total_memory, half)
     # Ampere (compute capability 8.0) was the first with native bfloat16; Volta and Turing have fp16.
-    half = "bf16" if properties.major >= 8 else "fp16" if properties.major >= 7 else None
-    return Device("cuda", properties.name, properties.total_memory, half)
+    native = "bf16" if properties.major >= 8 else "fp16" if properties.major >= 7 else None
+    return Device("cuda", properties.name, properties.total_memory, native)
 
 
 def peak_memory() -> int:

@@ -172,6 +172,7 @@ class RankZeroFirst:
         if "result" not in answer:
             error = LlmforgeError(answer["problem"], answer["remedy"])
             error.exit_code = answer["exit_code"]
+            error.relayed = True
             raise error
         return answer["result"]
 

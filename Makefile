@@ -1,0 +1,55 @@
+# make help lists the targets. Needs Python 3.11 or newer, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# PyTorch's wheel index, e.g. https://download.pytorch.org/whl/rocm6.4; empty is pip's own.
+TORCH_INDEX ?=
+TORCH := $(shell grep -o '^torch==[0-9.]*' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check fmt docs bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## make .venv and install (TORCH_INDEX=URL takes another PyTorch build, e.g. ROCm's)
+
+# Installed once for the same project files; offline from then on. torch comes first and by its
+# exact version, so that a build chosen by TORCH_INDEX stays.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup ## train a small model on the sample corpus, in minutes on a CPU
+	PATH="$(abspath $(BIN)):$$PATH" accelerate launch recipes/pretrain_go.py
+
+test: setup ## run the whole test suite
+	$(BIN)/python -m pytest
+
+test-slow: setup ## run the longer sweeps too
+	$(BIN)/python -m pytest -m ''
+
+check: setup ## lint, format, types, layers and docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m pytest tests/test_layers.py tests/test_docs.py
+
+fmt: setup ## format the code and mend what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup ## write docs/reference again from the code
+	$(BIN)/python docs/generate.py
+
+bench: setup ## run the benchmarks that need no GPU
+	$(BIN)/python benchmarks/loader.py
+
+clean: ## remove the environment and caches of the tools; runs and prepared data stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

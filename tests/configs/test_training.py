@@ -1,0 +1,174 @@
+"""The training arguments: which defaults differ from the stock ones, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
+
+from llmforge.configs.training import ForgeTrainingArguments
+from llmforge.errors import ConfigError
+
+
+def make(folder: Path = Path("run"), **fields) -> ForgeTrainingArguments:
+    return ForgeTrainingArguments(output_dir=str(folder), **fields)
+
+
+def defaults(cls: type) -> dict[str, object]:
+    return {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in dataclasses.fields(cls)
+    }
+
+
+def documented() -> set[str]:
+    """The fields named in backticks in the docstring's lists of what differs."""
+    text = ForgeTrainingArguments.__doc__
+    start, end = text.index("New:"), text.index("The process group")
+    names = set(re.findall(r"`(\w+)`", text[start:end]))
+    return names & {field.name for field in dataclasses.fields(ForgeTrainingArguments)}
+
+
+def test_defaults_differ_exactly_where_the_docstring_says():
+    stock, ours = defaults(TrainingArguments), defaults(ForgeTrainingArguments)
+    differing = {name for name, value in ours.items() if name not in stock or stock[name] != value}
+    # These three keep the stock default and are set when the object is made.
+    assert differing == documented() - {"bf16", "fp16", "use_cpu"}
+    assert {"bf16", "fp16", "use_cpu"} <= documented()
+
+
+def test_values_differ_from_stock_only_where_the_docstring_says():
+    ours, stock = make(), TrainingArguments(output_dir="run", use_cpu=True)
+    fields = [field.name for field in dataclasses.fields(TrainingArguments)]
+    differing = {name for name in fields if getattr(ours, name) != getattr(stock, name)}
+    # What follows from the listed ones: the scheduler's floor, and the direction and the evaluation of the best model.
+    assert differing - {"lr_scheduler_kwargs", "greater_is_better", "do_eval"} <= documented()
+
+
+@pytest.mark.parametrize(("name", "value"), [("learning_rate", "5e-4"), ("adam_beta2", "0.95"), ("logging_steps", "10")])
+def test_numbers_in_the_docstring_are_the_defaults(name: str, value: str):
+    assert f"`{name}` {value}" in ForgeTrainingArguments.__doc__
+    assert getattr(make(), name) == float(value)
+
+
+def test_schedule_ends_at_the_given_share():
+    from torch.optim import SGD
+    from transformers import get_scheduler
+
+    args = make(min_lr_ratio=0.25, learning_rate=1.0)
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    scheduler = get_scheduler(args.lr_scheduler_type, optimizer, 0, 20, args.lr_scheduler_kwargs)
+    for _ in range(20):
+        optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kwargs"),
+    [
+        ({"lr_scheduler_kwargs": {"min_lr": 1e-5}}, {"min_lr": 1e-5}),
+        ({"lr_scheduler_type": "linear"}, None),
+        ({"lr_scheduler_type": "constant"}, None),
+    ],
+)
+def test_schedule_of_the_users_own_is_left_alone(fields: dict, kwargs: dict | None):
+    assert (make(**fields).lr_scheduler_kwargs or None) == kwargs
+
+
+@pytest.mark.parametrize(
+    ("strategy", "save", "best"),
+    [("steps", "steps", True), ("epoch", "epoch", True), ("no", "steps", False), ("steps", "no", False)],
+)
+def test_best_model_is_kept_wherever_there_is_an_evaluation(strategy: str, save: str, best: bool):
+    args = make(eval_strategy=strategy, save_strategy=save)
+    assert args.load_best_model_at_end is best
+    assert args.saves is (save != "no")
+    assert not args.explicit_best
+
+
+def test_best_model_can_be_declined():
+    assert make(load_best_model_at_end=False).load_best_model_at_end is False
+
+
+@pytest.mark.parametrize("strategy", ["no", IntervalStrategy.NO])
+def test_best_model_without_evaluation_is_refused(strategy):
+    with pytest.raises(ConfigError, match=r"--load_best_model_at_end .*--eval_strategy is no\. Give --eval_strategy steps"):
+        make(load_best_model_at_end=True, eval_strategy=strategy)
+
+
+def test_no_validation_data_switches_evaluation_off():
+    args = make()
+    args.without_evaluation()
+    assert (args.eval_strategy, args.eval_on_start, args.load_best_model_at_end) == (IntervalStrategy.NO, False, False)
+
+
+def test_best_model_asked_for_without_validation_data_is_refused():
+    with pytest.raises(ConfigError, match=r"--load_best_model_at_end needs validation data.*--split_ratios"):
+        make(load_best_model_at_end=True).without_evaluation()
+
+
+def test_no_evaluation_means_none_at_the_start_either():
+    assert make(eval_strategy="no").eval_on_start is False
+
+
+@pytest.mark.parametrize("flag", ["bf16", "fp16"])
+def test_stock_precision_flags_become_the_precision(flag: str):
+    args = make(**{flag: True})
+    assert (args.precision, args.bf16, args.fp16) == (flag, False, False)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"precision": "fp32", "bf16": True},
+        {"precision": "fp32", "fp16": True},
+        {"precision": "bf16", "fp16": True},
+        {"precision": "fp16", "bf16": True},
+        {"bf16": True, "fp16": True},
+    ],
+)
+def test_contradictory_precision_is_refused(fields: dict):
+    with pytest.raises(ConfigError, match=r"--(bf16|fp16) .*--precision"):
+        make(**fields)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_without_an_accelerator_the_cpu_is_used():
+    args = make()
+    assert args.use_cpu
+    assert args.device == torch.device("cpu")
+
+
+def test_stock_refusals_stay():
+    with pytest.raises(ValueError, match="warmup_steps"):
+        make(warmup_steps=-3)
+
+
+def test_making_it_starts_no_process_group():
+    """As one of two launched processes, whose partner never comes: the stock class would wait for it."""
+    code = """
+import torch
+from llmforge.configs.training import ForgeTrainingArguments
+args = ForgeTrainingArguments(output_dir="run")
+print("made", torch.distributed.is_initialized(), args.eval_strategy.value)
+"""
+    launched = {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29599",
+    }
+    environment = {**os.environ, **launched, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=90)
+    assert "made False steps" in done.stdout, done.stderr

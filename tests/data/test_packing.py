@@ -1,0 +1,165 @@
+"""Packing: every token once, every label right, no more rows than need be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llmforge.data.packing import best_fit, pack
+
+SEPARATOR, PAD = 0, 1
+
+
+def ids(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.uint16)
+
+
+def first_fit_decreasing(lengths, capacity) -> int:
+    """How many bins the textbook method takes."""
+    bins: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        for number, used in enumerate(bins):
+            if used + length <= capacity:
+                bins[number] += length
+                break
+        else:
+            bins.append(length)
+    return len(bins)
+
+
+def segments(rows):
+    """(document, ids, target) of each segment, row by row; what follows a row's segments must be padding."""
+    for row, lengths, targets, numbers in zip(
+        rows.input_ids, rows.segment_lengths, rows.segment_targets, rows.segment_documents, strict=True
+    ):
+        start = 0
+        for length, target, number in zip(lengths, targets, numbers, strict=True):
+            yield number, row[start : start + length].tolist(), target
+            start += length
+        assert (row[start:] == PAD).all()
+
+
+def pieces_of(rows, number):
+    """The pieces of one document, in the order in which they were cut: the first, then by where they follow."""
+    found = [(piece, target) for document, piece, target in segments(rows) if document == number]
+    return sorted(found, key=lambda pair: pair[0][0] != SEPARATOR)
+
+
+def random_documents(seed: int, block_size: int, count: int = 80):
+    """Documents with unequal first ids everywhere, some several rows long, some empty."""
+    source = np.random.RandomState(seed)
+    return [source.randint(2, 60_000, source.randint(0, 4 * block_size)).astype(np.uint16) for _ in range(count)]
+
+
+def test_the_example_of_the_docstring():
+    rows = pack([ids("abc"), ids("defghij"), ids("k")], [0, 1, 2], 6, ord("^"), ord("_"))
+    assert ["".join(map(chr, row)) for row in rows.input_ids] == ["^defgh", "^abc^k", "ij____"]
+    assert rows.segment_lengths == [[6], [4, 2], [2]]
+    assert [[chr(target) for target in targets] for targets in rows.segment_targets] == [["i"], ["^", "^"], ["^"]]
+    assert rows.segment_documents == [[1], [0, 2], [1]]
+
+
+# best_fit
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("capacity", [1, 2, 7, 64, 1024])
+def test_best_fit_places_each_item_once_in_few_bins(seed, capacity):
+    source = np.random.RandomState(seed)
+    lengths = source.randint(1, capacity + 1, source.randint(1, 300)).tolist()
+    bins = best_fit(lengths, capacity)
+    assert sorted(item for members in bins for item in members) == list(range(len(lengths)))
+    assert all(sum(lengths[item] for item in members) <= capacity for members in bins)
+    assert len(bins) <= first_fit_decreasing(lengths, capacity)
+    assert bins == best_fit(lengths, capacity)
+
+
+def test_best_fit_takes_the_fullest_bin_that_has_room():
+    # 6 and 5 open a bin each; 3 fits both and goes to the fuller one, 4 then just fits the other.
+    assert best_fit([5, 3, 6, 4], 9) == [[2, 1], [0, 3]]
+
+
+def test_best_fit_of_equal_items_keeps_their_order():
+    assert best_fit([2, 2, 2, 2, 2], 4) == [[0, 1], [2, 3], [4]]
+
+
+def test_best_fit_of_nothing():
+    assert best_fit([], 8) == []
+
+
+# pack
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("block_size", [2, 9, 32])
+def test_every_token_is_packed_once_with_the_id_that_truly_follows(seed, block_size):
+    documents = random_documents(seed, block_size)
+    numbers = list(range(100, 100 + len(documents)))
+    rows = pack(documents, numbers, block_size, SEPARATOR, PAD)
+    expected = []
+    for number, document in zip(numbers, documents, strict=True):
+        whole = [SEPARATOR, *document.tolist(), SEPARATOR]
+        for start in range(0, len(whole) - 1, block_size):
+            end = min(start + block_size, len(whole) - 1)
+            expected.append((number, whole[start:end], whole[end]))
+    assert sorted(segments(rows)) == sorted(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_only_a_document_longer_than_a_row_is_cut(seed):
+    documents = random_documents(seed, 32)
+    rows = pack(documents, range(len(documents)), 32, SEPARATOR, PAD)
+    for number, document in enumerate(documents):
+        assert len(pieces_of(rows, number)) == -(-(len(document) + 1) // 32)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (0, [([0], 0)]),
+        (1, [([0, 10], 0)]),
+        (6, [([0, 10, 11, 12, 13, 14, 15], 0)]),
+        (7, [([0, 10, 11, 12, 13, 14, 15, 16], 0)]),  # just a row with its separator
+        (8, [([0, 10, 11, 12, 13, 14, 15, 16], 17), ([17], 0)]),
+        (9, [([0, 10, 11, 12, 13, 14, 15, 16], 17), ([17, 18], 0)]),
+        (15, [([0, 10, 11, 12, 13, 14, 15, 16], 17), ([17, 18, 19, 20, 21, 22, 23, 24], 0)]),
+        (16, [([0, 10, 11, 12, 13, 14, 15, 16], 17), ([17, 18, 19, 20, 21, 22, 23, 24], 25), ([25], 0)]),
+    ],
+)
+def test_documents_around_the_length_of_a_row(tokens, expected):
+    rows = pack([np.arange(10, 10 + tokens, dtype=np.uint16)], [0], 8, SEPARATOR, PAD)
+    assert pieces_of(rows, 0) == expected
+
+
+def test_the_separator_is_the_target_at_the_very_end_of_a_row():
+    rows = pack([np.arange(10, 13, dtype=np.uint16), np.arange(20, 23, dtype=np.uint16)], [0, 1], 8, SEPARATOR, PAD)
+    assert rows.input_ids.tolist() == [[0, 10, 11, 12, 0, 20, 21, 22]]
+    assert rows.segment_targets == [[0, 0]]
+
+
+def test_packing_is_deterministic_and_leaves_its_input_alone():
+    documents = random_documents(3, 16)
+    copies = [document.copy() for document in documents]
+    first, second = (pack(documents, range(len(documents)), 16, SEPARATOR, PAD) for _ in range(2))
+    assert np.array_equal(first.input_ids, second.input_ids)
+    assert first.segment_documents == second.segment_documents
+    assert all(np.array_equal(document, copy) for document, copy in zip(documents, copies, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
+def test_ids_keep_their_type(dtype):
+    rows = pack([np.array([65_000, 3], dtype=dtype)], [0], 4, SEPARATOR, PAD)
+    assert rows.input_ids.dtype == dtype
+    assert rows.input_ids.tolist() == [[0, 65_000, 3, PAD]]
+
+
+def test_no_documents_make_no_rows():
+    assert pack([], [], 8, SEPARATOR, PAD).input_ids.shape == (0, 8)
+
+
+def test_rows_are_well_filled():
+    """Documents much shorter than a row leave next to nothing empty."""
+    source = np.random.RandomState(0)
+    documents = [np.full(length, 5, np.uint16) for length in source.randint(1, 200, 500)]
+    rows = pack(documents, range(500), 256, SEPARATOR, PAD)
+    assert sum(map(sum, rows.segment_lengths)) / rows.input_ids.size > 0.98

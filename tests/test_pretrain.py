@@ -1,0 +1,241 @@
+"""`llmforge pretrain` in this process: other data, other endings, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from helpers import write_documents
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llmforge import pretrain
+from llmforge.runtime.commands import run_command
+
+TINY_FLAGS = {
+    "gpt2-10m": ["--preset", "gpt2-10m", "--n_layer", "2", "--n_embd", "32", "--n_head", "2"],
+    "neox-10m": ["--preset", "neox-10m", "--num_hidden_layers", "2", "--hidden_size", "32", "--num_attention_heads", "2"],
+}
+SHORT = [
+    "--vocab_size",
+    "400",
+    "--block_size",
+    "32",
+    "--max_steps",
+    "3",
+    "--eval_steps",
+    "3",
+    "--save_steps",
+    "3",
+    "--report_to",
+    "none",
+]
+SHORT += ["--logging_steps", "1", "--per_device_train_batch_size", "4", "--disable_tqdm"]
+
+
+def command(*arguments: str, preset: str = "gpt2-10m") -> int:
+    """The exit code of `llmforge pretrain` with a tiny model."""
+    return run_command(pretrain.main, [*TINY_FLAGS[preset], *SHORT, *arguments])
+
+
+def record(run: str, name: str = "exit.json") -> dict:
+    return json.loads((Path(run) / name).read_text())
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The error, which is one line, the last on standard error."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "\n".join(lines)
+    assert lines[-1].startswith("error: ")
+    assert sum(line.startswith("error: ") for line in lines) == 1
+    return lines[-1]
+
+
+def test_a_run_gets_a_numbered_folder(corpus, preset):
+    assert command("--corpus", str(corpus), preset=preset) == 0
+    assert command("--corpus", str(corpus), preset=preset) == 0
+    first, second = sorted(Path("runs").iterdir())
+    assert (first.name, second.name) == (f"pretrain-{preset}-001", f"pretrain-{preset}-002")
+    model = AutoModelForCausalLM.from_pretrained(second / "final")
+    assert model.config.model_type == {"gpt2-10m": "gpt2", "neox-10m": "gpt_neox"}[preset]
+    assert record(second, "run.json")["parameters"] == model.num_parameters()
+    assert len(AutoTokenizer.from_pretrained(second / "final")) <= model.config.vocab_size
+
+
+def test_one_book_is_enough(tmp_path):
+    text = "\n\n".join(
+        f"Chapter {number}. " + "It was the best of times, it was the worst of times. " * 9 for number in range(400)
+    )
+    (tmp_path / "book.txt").write_text(text)
+    assert command("--corpus", str(tmp_path / "book.txt"), "--output_dir", "run") == 0
+    assert record("run", "run.json")["data"]["splits"]["validation"]["documents"] > 1
+
+
+def test_jsonl_without_validation_or_test(tmp_path):
+    lines = [json.dumps({"body": f"func f{number}() error {{ return nil }}"}) for number in range(80)]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    arguments = ["--corpus", "data.jsonl", "--text_field", "body", "--split_ratios", "1,0,0", "--output_dir", "run"]
+    assert command(*arguments) == 0
+    final = record("run", "run.json")["final"]
+    assert (final["which"], final["validation"], final["test"]) == ("last", {}, {})
+    assert not Path("run/eval.json").exists()
+
+
+def test_a_prepared_dataset_brings_its_own_block_size(corpus, tmp_path):
+    from llmforge import prepare
+
+    assert (
+        run_command(prepare.main, ["--corpus", str(corpus), "--vocab_size", "400", "--block_size", "48", "--output_dir", "data"])
+        == 0
+    )
+    assert command("--dataset_dir", "data", "--output_dir", "run") == 0
+    assert record("run", "run.json")["config"]["data"]["block_size"] == 48
+
+
+def test_dry_run_tells_and_writes_nothing(corpus, capsys):
+    with pytest.raises(SystemExit) as end:
+        command("--corpus", str(corpus), "--dry_run")
+    assert end.value.code == 0
+    told = capsys.readouterr().out
+    for wanted in ("device", "fp32", "parameters", "steps", "tokens"):
+        assert wanted in told
+    assert not Path("runs").exists()
+
+
+def test_print_config_reproduces_the_run(corpus, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        command("--corpus", str(corpus), "--learning_rate", "1e-3", "--print_config")
+    values = yaml.safe_load(capsys.readouterr().out)
+    assert values["learning_rate"] == 1e-3
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(values))
+    assert run_command(pretrain.main, ["--config", "again.yaml"]) == 0
+    assert record("runs/pretrain-again-001", "run.json")["config"]["training"]["learning_rate"] == 1e-3
+
+
+def test_a_diverged_run_says_so_and_keeps_finite_weights(corpus, monkeypatch, capsys):
+    stock = pretrain.build_model
+
+    def poisoned(*arguments, **settings):
+        model = stock(*arguments, **settings)
+        with torch.no_grad():
+            model.transformer.ln_f.weight[0] = math.nan
+        return model
+
+    monkeypatch.setattr(pretrain, "build_model", poisoned)
+    assert command("--corpus", str(corpus), "--output_dir", "run", "--no-eval_on_start") == 6
+    assert "Step 1" in last_line(capsys)
+    assert record("run")["exit_code"] == 6
+    assert not list(Path("run").glob("checkpoint-*"))
+    assert not Path("run/final").exists()
+
+
+def test_ctrl_c_is_recorded_and_can_be_resumed(corpus, monkeypatch, capsys):
+    from llmforge.callbacks.run_log import RunLog
+
+    stock = RunLog.on_log
+
+    def interrupt(self, args, state, control, logs=None, **kwargs):
+        stock(self, args, state, control, logs=logs, **kwargs)
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunLog, "on_log", interrupt)
+    steps = ["--save_steps", "1", "--eval_steps", "1"]
+    assert command("--corpus", str(corpus), "--output_dir", "run", *steps) == 75
+    assert (record("run")["exit_code"], record("run")["reason"], record("run")["newest_checkpoint"]) == (
+        75,
+        "interrupted",
+        "checkpoint-1",
+    )
+    monkeypatch.setattr(RunLog, "on_log", stock)
+    assert command("--corpus", str(corpus), "--output_dir", "run", *steps, "--resume") == 0
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
+    assert record("run")["exit_code"] == 0
+
+
+def test_resume_before_any_checkpoint_starts_at_step_0(corpus):
+    Path("run").mkdir()
+    assert command("--corpus", str(corpus), "--output_dir", "run", "--resume") == 0
+    assert record("run", "run.json")["final"]["step"] == 3
+
+
+@pytest.fixture
+def finished(corpus) -> str:
+    assert command("--corpus", str(corpus), "--output_dir", "run") == 0
+    return str(corpus)
+
+
+def test_a_folder_that_holds_a_run_is_refused(finished, capsys):
+    before = Path("run/run.json").read_text()
+    assert command("--corpus", finished, "--output_dir", "run") == 2
+    assert "--resume" in last_line(capsys)
+    assert Path("run/run.json").read_text() == before
+
+
+def test_resuming_on_other_rows_or_another_model_is_refused(finished, tmp_path, capsys):
+    other = write_documents(tmp_path / "other", seed=9)
+    assert command("--corpus", str(other), "--output_dir", "run", "--resume") == 2
+    assert "other rows" in last_line(capsys)
+    assert command("--corpus", finished, "--output_dir", "run", "--resume", "--n_layer", "1") == 2
+    assert "--n_layer 2, not 1" in last_line(capsys)
+
+
+def test_resume_by_the_path_of_a_checkpoint_finds_the_run(finished):
+    assert command("--corpus", finished, "--resume", "run/checkpoint-3", "--max_steps", "4", "--save_steps", "3") == 0
+    assert record("run", "run.json")["final"]["step"] in (3, 4)
+    assert Path("run/checkpoint-4").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--corpus", "nowhere"], 3, "--corpus nowhere: no such file or folder"),
+        (["--corpus", "empty"], 3, "--corpus empty is empty"),
+        (["--corpus", "CORPUS", "--suffixes", ".rs"], 3, "no file of .rs"),
+        ([], 3, "--corpus FOLDER"),
+        (["--corpus", "CORPUS", "--dataset_dir", "empty"], 3, "no prepared dataset"),
+        (["--corpus", "CORPUS", "--learnin_rate", "1"], 2, "--learning_rate"),
+        (["--corpus", "CORPUS", "--learning_rate", "fast"], 2, "fast"),
+        (["--corpus", "CORPUS", "--config", "bad.yaml"], 2, "Did you mean learning_rate"),
+        (["--corpus", "CORPUS", "--config", "missing.yaml"], 2, "no such file"),
+        (["--corpus", "CORPUS", "--block_size", "4096"], 2, "1024 positions"),
+        (["--corpus", "CORPUS", "--n_head", "5"], 2, "multiple"),
+        (["--corpus", "CORPUS", "--hidden_size", "64"], 2, "GPT-NeoX"),
+        (["--corpus", "CORPUS", "--preset", "gpt2-125m"], 2, "gpt2-124m"),
+        (["--corpus", "CORPUS", "--precision", "fp16"], 2, "--precision fp32"),
+        (["--corpus", "CORPUS", "--output_dir", "bad.yaml"], 2, "is a file"),
+        (["--corpus", "CORPUS", "--resume"], 2, "--output_dir"),
+        (["--corpus", "CORPUS", "--output_dir", "empty", "--resume", "checkpoint-9"], 4, "checkpoint-9"),
+        (["--corpus", "CORPUS", "--eval_steps", "2", "--save_steps", "3"], 2, "multiple of the evaluation"),
+        (["--corpus", "CORPUS", "--split_ratios", "0.9,0.1,0.1"], 2, "add up to 1"),
+        (["--corpus", "CORPUS", "--split_ratios", "1,0,0", "--load_best_model_at_end"], 2, "validation data"),
+        (["--corpus", "CORPUS", "--split_ratios", "1,0,0", "--early_stopping_patience", "2"], 2, "validation data"),
+        (["--corpus", "CORPUS", "--split_ratios", "0.999999,0.000001,0"], 3, "validation split got none"),
+        (["--corpus", "CORPUS", "--tokenizer", "empty"], 2, "--tokenizer empty"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(arguments, code, told, corpus, capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.yaml").write_text("learn_rate: 1\n")
+    arguments = [str(corpus) if item == "CORPUS" else item for item in arguments]
+    assert command(*arguments) == code
+    assert told in last_line(capsys)
+    assert not Path("runs").exists() or not any(Path("runs").iterdir())
+    assert sorted(os.listdir("empty")) == []
+
+
+def test_a_vocabulary_that_the_data_cannot_fill_is_explained(tmp_path, caplog):
+    import logging
+
+    write_documents(tmp_path / "text", count=60)
+    logging.getLogger("llmforge").propagate = True
+    assert command("--corpus", "text", "--vocab_size", "32000") == 0
+    assert "of the 32,000 asked for" in caplog.text
+    tokenizer = record("runs/pretrain-gpt2-10m-001", "run.json")["tokenizer"]
+    assert tokenizer["vocab_size"] < 1000
+    assert tokenizer["requested_vocab_size"] == 32000
