@@ -67,8 +67,7 @@ def configuration() -> str:
 def commands() -> str:
     """The page of verbs and presets."""
     lines = [NOTE, "", "# Commands", "", "```text", usage(), "```", ""]
-    for verb, (module, text) in VERBS.items():
-        lines += [f"- `llmforge {verb}` (`python -m {module}`): {text}"]
+    lines += [f"- `llmforge {verb}` (`python -m {module}`): {text}" for verb, (module, text) in VERBS.items()]
     lines += ["", "## Presets", "", "Parameters at the reference vocabulary; a run prints its own count.", ""]
     lines += [
         "| preset | family | layers | width | heads | positions | vocabulary | parameters |",

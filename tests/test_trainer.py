@@ -568,3 +568,28 @@ def test_each_override_says_what_it_replaces():
     for name, part in vars(ForgeTrainer).items():
         if callable(part) and name != "__init__" and hasattr(Trainer, name):
             assert f"Trainer.{name}" in (part.__doc__ or ""), name
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_order_is_that_of_the_epoch_after_a_resume_on_any_number_of_processes(processes):
+    """Trap: behind the two wrappers of a resume on two processes, Trainer's own set_epoch does not reach the sampler."""
+    from accelerate.data_loader import prepare_data_loader, skip_first_batches
+    from torch.utils.data import DataLoader
+
+    from llmforge.callbacks.epoch_order import EpochOrder
+    from llmforge.data.sampler import EpochSampler
+
+    sampler = EpochSampler(40, 8, seed=0)
+    loader = prepare_data_loader(
+        DataLoader(list(range(40)), batch_size=8 // processes, sampler=sampler),
+        num_processes=processes,
+        process_index=0,
+        put_on_device=False,
+    )
+    resumed = skip_first_batches(loader, 2)
+    resumed.set_epoch(1)  # what Trainer does
+    assert sampler.epoch == (1 if processes == 1 else 0)
+    EpochOrder(sampler).on_epoch_begin(None, transformers.TrainerState(global_step=5 + 2), None)
+    seen = [row for batch in resumed for row in batch.tolist()]
+    order = sampler.order(1).reshape(5, processes, 8 // processes)[2:, 0]
+    assert seen == order.reshape(-1).tolist()

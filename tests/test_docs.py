@@ -1,0 +1,118 @@
+"""README and docs: links lead somewhere, commands parse, and the reference is what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def fenced(language: str) -> list[tuple[Path, str]]:
+    return [(page, body) for page in PAGES for kind, body in FENCE.findall(page.read_text(encoding="utf-8")) if kind == language]
+
+
+def shell_commands() -> list[str]:
+    lines = [line.split("    #")[0].strip() for _, body in fenced("bash") for line in body.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{named(page)}: {target}"
+
+
+def test_there_are_commands():
+    assert len(shell_commands()) > 10
+
+
+@pytest.mark.parametrize("line", shell_commands())
+def test_commands_parse(line, capsys):
+    """Every command is one that exists, with flags and configs that exist."""
+    words = shlex.split(line)
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert {word for word in words[1:] if "=" not in word} <= set(targets)
+    elif words[0] == "llmforge":
+        parses(words[1], words[2:])
+    elif words[:2] == ["accelerate", "launch"]:
+        recipe = next(index for index, word in enumerate(words) if word.startswith("recipes/"))
+        assert (ROOT / words[recipe]).is_file()
+        if "--config_file" in words[:recipe]:
+            assert (ROOT / words[words.index("--config_file") + 1]).is_file()
+        parses("pretrain", words[recipe + 1 :], ROOT / "recipes" / "configs" / Path(words[recipe]).stem)
+    else:
+        assert words[0] in ("tensorboard", "source", "python"), words
+
+
+def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
+    from llmforge.configs.data import DataArguments
+    from llmforge.configs.generation import GenerationArguments
+    from llmforge.configs.model import ModelArguments
+    from llmforge.configs.run import RunArguments
+    from llmforge.configs.tokenizer import TokenizerArguments
+    from llmforge.configs.training import ForgeTrainingArguments
+    from llmforge.parsing import ForgeParser
+    from llmforge.prepare import PrepareArguments
+    from llmforge.tokenizer import TokenizerCommandArguments
+
+    classes = {
+        "pretrain": [
+            ModelArguments,
+            TokenizerArguments,
+            DataArguments,
+            ForgeTrainingArguments,
+            GenerationArguments,
+            RunArguments,
+        ],
+        "prepare": [DataArguments, TokenizerArguments, PrepareArguments],
+        "tokenizer": [DataArguments, TokenizerArguments, TokenizerCommandArguments],
+    }
+    if verb == "tokenizer":
+        assert words[0] in ("train", "inspect")
+        words = words[1:]
+    ForgeParser(classes[verb], dry_run=verb == "pretrain").parse(words, configs)
+
+
+@pytest.mark.parametrize(
+    ("page", "body"), fenced("python"), ids=lambda value: named(value) if isinstance(value, Path) else "code"
+)
+def test_python_is_python(page, body):
+    compile(body, str(page), "exec")
+
+
+def test_the_python_page_runs_as_written(monkeypatch, tmp_path):
+    """On the sample corpus, in a folder of its own."""
+    body = next(body for page, body in fenced("python") if page.name == "python.md")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    exec(compile(body, "python.md", "exec"), {})
+    assert (tmp_path / "runs" / "from-python" / "metrics.jsonl").exists()
+
+
+def test_the_reference_is_what_the_code_says(monkeypatch):
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    for name, page in (
+        ("configuration.md", generate.configuration),
+        ("commands.md", generate.commands),
+        ("python.md", generate.api),
+    ):
+        assert (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8") == page(), f"{name}: run `make docs`"
+
+
+def test_no_page_speaks_of_where_it_was_made():
+    for page in PAGES:
+        assert not re.search(r"/root/|/tmp/|/work/", page.read_text(encoding="utf-8")), named(page)
