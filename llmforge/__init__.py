@@ -27,9 +27,9 @@ _HOME = {
     "PackedRows": "data.rows",
     "PreparedDataset": "data.prepare",
     "PretrainConfig": "configs.run",
-    "PretrainResult": "pretrain",
     "RunArguments": "configs.run",
     "RunFolder": "runtime.run_folder",
+    "RunResult": "results",
     "Samples": "callbacks.samples",
     "StorageError": "errors",
     "TokenizerArguments": "configs.tokenizer",
@@ -37,9 +37,9 @@ _HOME = {
     "build_model": "models",
     "build_trainer": "trainer",
     "complete": "generate",
-    "finish": "pretrain",
+    "finish": "results",
     "load_prepared": "data.prepare",
-    "open_run": "pretrain",
+    "open_run": "run",
     "parse_pretrain": "pretrain",
     "prepare_dataset": "data.prepare",
     "prepare_run": "pretrain",
@@ -65,7 +65,9 @@ if TYPE_CHECKING:
     from llmforge.errors import CheckpointError, ConfigError, DataError, LlmforgeError, StorageError, TrainingDiverged
     from llmforge.generate import complete
     from llmforge.models import build_model
-    from llmforge.pretrain import PretrainResult, finish, open_run, parse_pretrain, prepare_run, pretrain_model
+    from llmforge.pretrain import parse_pretrain, prepare_run, pretrain_model
+    from llmforge.results import RunResult, finish
+    from llmforge.run import open_run
     from llmforge.runtime.commands import run_command
     from llmforge.runtime.run_folder import RunFolder
     from llmforge.trainer import ForgeTrainer, build_trainer

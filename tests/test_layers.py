@@ -43,7 +43,7 @@ ORDER: list[set[str]] = [
     {"report"},
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py") if path.stem != "__init__"},
     {"trainer"},
-    {"evaluation", "plan"},
+    {"evaluation", "plan", "run", "results"},
     {"pretrain", "finetune", "export", "convert", "prepare", "tokenizer", "doctor", "monitor"},
     {"cli"},
     {"__main__", "__init__"},

@@ -593,3 +593,22 @@ def test_the_order_is_that_of_the_epoch_after_a_resume_on_any_number_of_processe
     seen = [row for batch in resumed for row in batch.tolist()]
     order = sampler.order(1).reshape(5, processes, 8 // processes)[2:, 0]
     assert seen == order.reshape(-1).tolist()
+
+
+def test_half_precision_reaches_the_accelerator_where_the_device_has_it(tokenizer, documents, tmp_path, monkeypatch):
+    """A CPU with native bf16 is made up; what is trained in is then bf16 under autocast, with fp32 weights."""
+    from llmforge.runtime import precision
+    from llmforge.runtime.devices import Device
+
+    monkeypatch.setattr(precision, "probe_device", lambda: Device("cpu", "made up", 2**30, "bf16"))
+    rows = packed_rows(documents, tokenizer)
+    trainer = forge_trainer(
+        tiny_model("gpt2-10m", tokenizer), tokenizer, tmp_path, rows, rows, max_steps=2, precision="bf16", per_device_train_batch_size=2
+    )
+    assert trainer.accelerator.mixed_precision == "bf16"
+    dtypes = []
+    trainer.model.transformer.h[0].mlp.c_fc.register_forward_hook(lambda module, given, made: dtypes.append(made.dtype))
+    trainer.train()
+    trainer.evaluate()
+    assert set(dtypes) == {torch.bfloat16}
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}

@@ -165,22 +165,15 @@ def _relative(path: Path, root: Path) -> str:
 
 def _kind(path: Path, args: DataArguments) -> str | None:
     """How to read `path`: code, text or jsonl; None leaves it out."""
-    suffix = path.suffix.lower()
-    if args.suffixes and not path.name.endswith(tuple(args.suffixes)):
+    kinds = {"code": CODE_SUFFIXES, "text": TEXT_SUFFIXES, "jsonl": JSONL_SUFFIXES}
+    by_suffix = next((kind for kind, known in kinds.items() if path.suffix.lower() in known), None)
+    # A file or a suffix that was named is taken as what the user says it is.
+    is_corpus = path == Path(args.corpus or "").expanduser()
+    if args.suffixes and not is_corpus and not path.name.endswith(tuple(args.suffixes)):
         return None
-    by_suffix = (
-        "jsonl"
-        if suffix in JSONL_SUFFIXES
-        else "text"
-        if suffix in TEXT_SUFFIXES
-        else "code"
-        if suffix in CODE_SUFFIXES
-        else None
-    )
+    named = is_corpus or bool(args.suffixes)
     if args.format == "auto":
-        return by_suffix or ("text" if args.suffixes else None)
-    # A file or suffix that was named is taken as what the user says it is.
-    named = bool(args.suffixes) or path == Path(args.corpus or "").expanduser()
+        return by_suffix or ("text" if named else None)
     return args.format if named or by_suffix == args.format else None
 
 

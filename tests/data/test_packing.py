@@ -52,11 +52,11 @@ def random_documents(seed: int, block_size: int, count: int = 80):
 
 
 def test_the_example_of_the_docstring():
-    rows = pack([ids("abc"), ids("k"), ids("defghij")], [0, 1, 2], 6, ord("^"), ord("_"))
-    assert ["".join(map(chr, row)) for row in rows.input_ids] == ["^defgh", "^abc^k", "ij____"]
+    rows = pack([ids("abc"), ids("defghij"), ids("k")], [0, 1, 2], 6, ord("^"), ord("_"))
+    assert ["".join(map(chr, row)) for row in rows.input_ids] == ["^defgh", "^abcij", "^k____"]
     assert rows.segment_lengths == [[6], [4, 2], [2]]
     assert [[chr(target) for target in targets] for targets in rows.segment_targets] == [["i"], ["^", "^"], ["^"]]
-    assert rows.segment_documents == [[2], [0, 1], [2]]
+    assert rows.segment_documents == [[1], [0, 1], [2]]
 
 
 # best_fit

@@ -140,8 +140,3 @@ def test_the_last_index_of_few_rows_is_their_own():
 def test_another_dataset_is_refused():
     with pytest.raises(DataError, match=r"no column segment_documents.*llmforge prepare"):
         PackedRows(Dataset.from_dict({"input_ids": [[1, 2]], "segment_lengths": [[2]], "segment_targets": [[0]]}), 1)
-
-
-def test_tokens_are_counted(tmp_path):
-    dataset = on_disk(packed(2600), tmp_path / "d")
-    assert PackedRows(dataset, 1).count_tokens() == sum(map(sum, dataset["segment_lengths"]))

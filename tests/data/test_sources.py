@@ -323,3 +323,12 @@ def test_order_depends_on_the_paths_alone(tmp_path):
         orders.append(list(read(root)[0]))
     assert orders[0] == orders[1] == orders[2]
     assert sorted(orders[0]) == sorted(names)
+
+
+def test_a_file_that_is_named_is_taken_whatever_its_suffix(tmp_path):
+    """A recipe's config asks for .go; the user gives it one book."""
+    (tmp_path / "book.txt").write_text("Call me Ishmael.")
+    (tmp_path / "notes").write_text("No suffix.")
+    for name in ("book.txt", "notes"):
+        documents, _ = read_corpus(DataArguments(corpus=str(tmp_path / name), suffixes=[".go"]))
+        assert [document.name for document in documents] == [name]

@@ -1,0 +1,162 @@
+"""What comes out of a run: `final/`, its figures, its samples, its model card."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmforge.callbacks.samples import SAMPLES
+from llmforge.configs.run import PretrainConfig
+from llmforge.data.prepare import PreparedDataset
+from llmforge.generate import complete
+from llmforge.runtime.devices import format_bytes, peak_memory
+from llmforge.runtime.logs import logger, printable, show
+from llmforge.runtime.run_folder import RunFolder
+from llmforge.storage import append_json_line, write_json, write_text
+from llmforge.trainer import ForgeTrainer
+
+FINAL = "final"
+
+
+@dataclass
+class RunResult:
+    """What came out of a run.
+
+    Attributes:
+        folder: The run's folder.
+        final: The folder for `from_pretrained`.
+        chosen: ``best`` (lowest validation loss) or ``last``.
+        step: The step that `final` holds.
+        start: Validation metrics before the first step; empty without an evaluation.
+        end: Validation metrics of `final`; empty without an evaluation.
+        test: Test metrics of `final`; empty without a test split.
+        samples: Prompt and completion pairs from `final`.
+    """
+
+    folder: Path
+    final: Path
+    chosen: str
+    step: int
+    start: dict[str, float] = field(default_factory=dict)
+    end: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+    samples: list[tuple[str, str]] = field(default_factory=list)
+
+
+def finish(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: PreparedDataset) -> RunResult:
+    """Save ``final/``, score it on the test split, sample from it, and say how it went.
+
+    The trainer holds the best model by validation loss where there was an evaluation, else the last.
+    """
+    state = trainer.state
+    best = bool(trainer.args.load_best_model_at_end and state.best_model_checkpoint)
+    step = int(state.best_global_step or state.global_step) if best else state.global_step
+    evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
+    result = RunResult(run.path, run.path / FINAL, "best" if best else "last", step)
+    result.start = _metrics(evaluations[0]) if evaluations else {}
+    result.end = next((_metrics(entry) for entry in reversed(evaluations) if entry["step"] == step), {})
+    test = data.rows("test", config.data.max_eval_samples)
+    if test is not None:
+        result.test = _metrics(trainer.predict(test).metrics, "test_")
+    if run.is_main:
+        # In the published layout, which other programs read; checkpoints keep the model's own names.
+        trainer.model.save_pretrained(result.final)
+        data.tokenizer.save_pretrained(result.final)
+        _write_results(trainer, run, config, data, result)
+        show(_summary(result, run))
+        logger.info("peak memory %s; %s", format_bytes(peak_memory()), _next_commands(run.path))
+    return result
+
+
+def _metrics(entry: dict[str, float], prefix: str = "eval_") -> dict[str, float]:
+    wanted = ("loss", "perplexity", "bits_per_byte", "accuracy", "tokens", "bytes")
+    return {name: entry[prefix + name] for name in wanted if prefix + name in entry}
+
+
+def _write_results(
+    trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: PreparedDataset, result: RunResult
+) -> None:
+    if config.generation.prompts:
+        texts = complete(trainer.model, data.tokenizer, config.generation.prompts, config.generation, seed=trainer.args.seed)
+        result.samples = list(zip(config.generation.prompts, texts, strict=True))
+    settings = {name: value for name, value in asdict(config.generation).items() if name != "prompts"}
+    for prompt, text in result.samples:
+        append_json_line(
+            run.path / SAMPLES, {"step": result.step, "final": True, "prompt": prompt, "settings": settings, "text": text}
+        )
+    data.tokenizer.save_pretrained(run.path / "tokenizer")
+    if result.test:
+        write_json(run.path / "eval.json", {"split": "test", "step": result.step, **result.test})
+    final = {"which": result.chosen, "step": result.step, "validation": result.end, "test": result.test}
+    run.write_record(parameters=trainer.model.num_parameters(), final=final)
+    write_text(result.final / "README.md", _model_card(trainer, run, config, data, result))
+
+
+def _model_card(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: PreparedDataset, result: RunResult) -> str:
+    train = data.card["splits"]["train"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "---",
+        "",
+        f"# {run.path.name}",
+        "",
+        f"A {trainer.model.config.model_type} model of {trainer.model.num_parameters():,} parameters, trained from scratch with "
+        f"llmforge on {train['documents']:,} documents ({train['bytes']:,} bytes, {train['tokens']:,} tokens); "
+        f"this is the {result.chosen} checkpoint, of step {result.step:,}.",
+        "",
+        "```python",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained("final")',
+        'tokenizer = AutoTokenizer.from_pretrained("final")',
+        "```",
+        "",
+        "Every document started with `<|endoftext|>` in training: give a prompt the same start.",
+        "",
+        "| split | loss | perplexity | bits per byte | accuracy |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, values in (("validation", result.end), ("test", result.test)):
+        if values:
+            figures = " | ".join(f"{values[key]:.4f}" for key in ("loss", "perplexity", "bits_per_byte", "accuracy"))
+            lines.append(f"| {name} | {figures} |")
+    lines += ["", "It has seen nothing but its corpus; what it writes is no statement of fact.", ""]
+    return "\n".join(lines)
+
+
+def _summary(result: RunResult, run: RunFolder) -> Any:
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"Validation, {result.chosen} model of step {result.step:,}", title_justify="left")
+    for column in ("", "start", "end"):
+        table.add_column(column, justify="left" if not column else "right")
+    for key, label in (
+        ("perplexity", "perplexity"),
+        ("bits_per_byte", "bits per byte"),
+        ("loss", "loss"),
+        ("accuracy", "accuracy"),
+    ):
+        if key in result.end:
+            before = f"{result.start[key]:,.3f}" if key in result.start else ""
+            table.add_row(label, before, f"{result.end[key]:,.3f}")
+    parts: list[Any] = [table] if result.end else []
+    for prompt, text in result.samples:
+        parts.append(Panel(Text.assemble((printable(prompt), "bold"), printable(text)), title="sample", title_align="left"))
+    parts.append(Text(f"final model   {result.final}\nloss picture  {run.path / 'plots' / 'loss.png'}\nall it wrote  {run.path}"))
+    return Group(*parts)
+
+
+def _next_commands(path: Path) -> str:
+    return (
+        "next:\n"
+        "  your own code   accelerate launch recipes/pretrain_go.py --config cpu --corpus DIR\n"
+        "  any other text  llmforge pretrain --preset gpt2-10m --corpus DIR\n"
+        f"  the curves      tensorboard --logdir {path.parent} --port 6006\n"
+        f"  more steps      add --output_dir {path} --resume --max_steps N to the same command"
+    )

@@ -1,0 +1,157 @@
+"""A run around its training: the folder, the records of its start and its end, and what it will do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llmforge.callbacks.run_log import METRICS
+from llmforge.checkpoints.resume import find_checkpoint
+from llmforge.configs.run import PretrainConfig
+from llmforge.configs.training import ForgeTrainingArguments
+from llmforge.data.prepare import PreparedDataset
+from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError, StorageError
+from llmforge.models import build_config, count_parameters, embedding_rows
+from llmforge.runtime.devices import format_bytes, probe_device
+from llmforge.runtime.launch import rank, rank_zero_first, world_size
+from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
+from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder, reserve
+from llmforge.storage import read_json, read_json_lines
+
+#: fp32 weights, gradients and the two moments of AdamW, in bytes a parameter.
+_STATE_BYTES = 16
+
+
+@contextlib.contextmanager
+def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolder]:
+    """The run's folder, with its records: ``run.json`` at the start, ``exit.json`` at any end.
+
+    Sets `config.training.output_dir` to it, finds the checkpoint of ``--resume``, and turns
+    running out of memory or disk into one clear line.
+
+    Raises:
+        CheckpointError: Nothing usable to resume from.
+        ConfigError: The run to resume was trained on other data or is another model; out of memory.
+    """
+    first = rank_zero_first()
+    training = config.training
+    if training.output_dir is None:
+        training.output_dir = first(lambda: str(reserve(config.name)))
+    path = Path(training.output_dir)
+    path.mkdir(parents=True, exist_ok=True)
+    checkpoint = find_checkpoint(path, config.run.resume) if config.run.resume else None
+    run = RunFolder(path, is_main=rank() == 0, checkpoint=checkpoint)
+    _refuse_drift(run, config, data)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(path / "logs")
+    training.run_name = training.run_name or path.name
+    handler = add_log_file(path / "run.log")
+    try:
+        if config.run.resume:
+            training.eval_on_start = training.eval_on_start and checkpoint is None
+            logger.info("resuming from %s", checkpoint.name if checkpoint else "step 0: no checkpoint was saved yet")
+        show(describe(config, data))
+        run.write_record(
+            name=path.name,
+            config=_plain(config),
+            data={"path": str(data.path), "fingerprint": data.fingerprint, "splits": data.card["splits"]},
+            tokenizer=data.card["tokenizer"],
+            processes=world_size(),
+        )
+        yield run
+    except KeyboardInterrupt:
+        _close(run, EXIT_PREEMPTED, "interrupted")
+        logger.warning("interrupted; go on with --output_dir %s --resume", path)
+        raise
+    except LlmforgeError as error:
+        _close(run, error.exit_code, str(error))
+        raise
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            _close(run, 1, repr(error))
+            raise
+        _close(run, StorageError.exit_code, "disk full")
+        raise StorageError(f"The disk of {path} is full.", "Free some space and go on with --resume.") from error
+    except BaseException as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            _close(run, ConfigError.exit_code, "out of device memory")
+            raise ConfigError(
+                f"The device ran out of memory with --per_device_train_batch_size {training.per_device_train_batch_size}.",
+                "Halve it and double --gradient_accumulation_steps, or add --activation_checkpointing.",
+            ) from error
+        _close(run, 1, repr(error))
+        raise
+    else:
+        _close(run, 0, "finished")
+    finally:
+        remove_log_file(handler)
+        first.clear()
+
+
+def _close(run: RunFolder, code: int, reason: str) -> None:
+    steps = [line["step"] for line in read_json_lines(run.path / METRICS) if "step" in line]
+    run.write_exit(code, reason, steps[-1] if steps else None)
+
+
+def _plain(config: PretrainConfig) -> dict[str, Any]:
+    parts = {name: asdict(getattr(config, name)) for name in ("model", "tokenizer", "data", "generation", "run")}
+    return {**parts, "training": config.training.to_dict()}
+
+
+def _refuse_drift(run: RunFolder, config: PretrainConfig, data: PreparedDataset) -> None:
+    """A resumed run must be the same model on the same rows."""
+    if run.checkpoint is None or not (run.path / RUN_RECORD).exists():
+        return
+    record = read_json(run.path / RUN_RECORD)
+    if record["data"]["fingerprint"] != data.fingerprint:
+        raise ConfigError(
+            f"{run.path} was trained on other rows ({record['data']['path']}) than the ones given ({data.path}).",
+            "Resume with the same corpus and settings, or start a new run.",
+        )
+    then, now = record["config"]["model"], asdict(config.model)
+    for name, value in now.items():
+        if then.get(name) != value:
+            raise ConfigError(f"{run.path} has --{name} {then.get(name)}, not {value}.", "Resume with the same model.")
+
+
+def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:
+    """Rows of one optimizer step, and steps of the whole run."""
+    step_rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * world_size()
+    if args.max_steps > 0:
+        return step_rows, args.max_steps
+    return step_rows, math.ceil(args.num_train_epochs * math.ceil(rows / step_rows))
+
+
+def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
+    """What will run and on what, as a rich table."""
+    from rich.table import Table
+
+    vocabulary = data.card["tokenizer"]["vocab_size"]
+    model_config = build_config(config.model, embedding_rows(vocabulary))
+    parameters = count_parameters(model_config)
+    splits = data.card["splits"]
+    step_rows, steps = plan_steps(config.training, data.card["splits"]["train"]["rows"])
+    precision = "bf16" if config.training.bf16 else "fp16" if config.training.fp16 else "fp32"
+    device = probe_device()
+    state = parameters * _STATE_BYTES
+    room = "" if state < 0.8 * device.memory else " — [bold red]this will hardly fit[/]"
+    train = splits["train"]
+    documents = ", ".join(f"{name} {split['documents']:,}" for name, split in splits.items())
+    table = Table(show_header=False, title="Run", title_justify="left", box=None, pad_edge=False)
+    processes = f", {world_size()} processes" if world_size() > 1 else ""
+    rows = {
+        "device": f"{device}, {precision}{processes}",
+        "model": f"{config.model.preset}: {parameters:,} parameters at {vocabulary:,} vocabulary entries",
+        "memory": f"{format_bytes(state)} for weights, gradients and AdamW, activations apart{room}",
+        "data": f"documents: {documents}; {train['tokens']:,} training tokens in {train['rows']:,} rows of {data.block_size}",
+        "steps": f"{steps:,} of {step_rows * data.block_size:,} tokens ({step_rows} rows)",
+        "folder": config.training.output_dir or f"{RUNS_ROOT}/{config.name}-NNN",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
