@@ -41,10 +41,8 @@ def default(item: dataclasses.Field) -> str:
 def fields(cls: type, names: set[str] | None = None) -> list[str]:
     """A table of the fields of `cls`."""
     lines = ["| flag | default | |", "|---|---|---|"]
-    for item in dataclasses.fields(cls):
-        if names is None or item.name in names:
-            lines.append(f"| `--{item.name}` | {default(item)} | {cell(item.metadata.get('help', ''))} |")
-    return lines
+    chosen = [item for item in dataclasses.fields(cls) if names is None or item.name in names]
+    return lines + [f"| `--{item.name}` | {default(item)} | {cell(item.metadata.get('help', ''))} |" for item in chosen]
 
 
 def configuration() -> str:

@@ -88,6 +88,7 @@ def build_config(
         ConfigError: An unknown preset, a field of the other architecture, or sizes that do not fit together.
     """
     import transformers
+    import transformers.activations
 
     preset = get_preset(args.preset)
     other = "GPT-NeoX" if preset.family == "GPT-2" else "GPT-2"
@@ -111,6 +112,12 @@ def build_config(
         config_class = transformers.GPTNeoXConfig
         rope = {"partial_rotary_factor": changes.pop("rotary_pct", 0.25), "rope_theta": changes.pop("rotary_emb_base", 10000.0)}
         changes["rope_parameters"] = {"rope_type": "default", **rope}
+    for name in ("activation_function", "hidden_act"):
+        if name in changes and changes[name] not in transformers.activations.ACT2FN:
+            close = difflib.get_close_matches(changes[name], transformers.activations.ACT2FN, n=1)
+            raise ConfigError(
+                f"--{name} {changes[name]} is no activation.", f"Did you mean {close[0]}?" if close else "Try gelu_new."
+            )
     width_name, heads_name = ("n_embd", "n_head") if preset.family == "GPT-2" else ("hidden_size", "num_attention_heads")
     width, heads = (changes.get(width_name, preset.width), changes.get(heads_name, preset.heads))
     if width % heads:

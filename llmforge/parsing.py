@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import enum
+import os
 import sys
 import typing
 from collections.abc import Sequence
@@ -22,6 +24,9 @@ from transformers import HfArgumentParser
 from llmforge.errors import ConfigError
 
 T = TypeVar("T")
+
+#: Fields that hold a path, or a name where there is no such path.
+_PATHS = ("corpus", "dataset_dir", "tokenizer")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -44,10 +49,17 @@ class ForgeParser(HfArgumentParser):
     """
 
     def __init__(self, dataclass_types: Sequence[type], dry_run: bool = False, **kwargs: Any):
+        self._nullable: set[str] = set()
+        self._mappings: set[str] = set()
         for cls in dataclass_types:
             for name, hint in typing.get_type_hints(cls).items():
                 if dataclasses.is_dataclass(hint):
                     raise TypeError(f"{cls.__name__}.{name} is a dataclass: configurations are flat")
+                kinds = (hint, *typing.get_args(hint))
+                if type(None) in kinds:
+                    self._nullable.add(name)
+                if any(kind is dict or typing.get_origin(kind) is dict for kind in kinds):
+                    self._mappings.add(name)
         super().__init__(dataclass_types, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
         general = self.add_argument_group("configuration")
         general.add_argument("--config", metavar="PATH", help="A YAML file of these flags; flags given beside it win.")
@@ -104,12 +116,15 @@ class ForgeParser(HfArgumentParser):
             if action is None:
                 raise ConfigError(f"{source}: unknown key {key!r}.", _nearest(str(key), actions))
             action.required = False
-            self.set_defaults(**{action.dest: self._convert(action, value, f"{source}: {key}")})
+            where = f"{source}: {key}"
+            if value is None and str(key) not in self._nullable:
+                raise ConfigError(f"{where} has no value.", "Give one, or leave the key out.")
+            if isinstance(value, dict) and str(key) not in self._mappings:
+                raise ConfigError(f"{where} takes no mapping, got {value}.", "Give a single value.")
+            self.set_defaults(**{action.dest: self._convert(action, value, where)})
 
     def _convert(self, action: argparse.Action, value: Any, where: str) -> Any:
-        if value is None:
-            return None
-        if isinstance(value, dict):
+        if value is None or isinstance(value, dict):
             return value
         if action.nargs == "*":
             items = value if isinstance(value, list) else [value]
@@ -119,6 +134,8 @@ class ForgeParser(HfArgumentParser):
         return self._convert_one(action, value, where)
 
     def _convert_one(self, action: argparse.Action, value: Any, where: str) -> Any:
+        if value is True and action.const is not None and not isinstance(action.const, bool):
+            return action.const  # `resume: true` is the flag alone
         if isinstance(value, bool) and not isinstance(action.const, bool):
             # YAML 1.1 reads a bare no as false: `eval_strategy: no` means the word.
             value = "yes" if value else "no"
@@ -150,6 +167,7 @@ class ForgeParser(HfArgumentParser):
         except argparse.ArgumentError as error:
             raise ConfigError(f"{error}.", "Give --config a path.") from None
         path = find_config(chosen, config_folder) if chosen else None
+        defaults = {name: self._default_of(action) for name, action in self.field_actions().items()}
         if path is not None:
             self.apply_yaml(read_yaml(path), str(path))
         namespace, unknown = self.parse_known_args(argv)
@@ -164,24 +182,39 @@ class ForgeParser(HfArgumentParser):
             try:
                 built[cls] = cls(**inputs)
             except ValueError as error:
-                raise ConfigError(f"{error}", f"See `{self.prog} --help`.") from error
-        parsed = Parsed(built, path, bool(values.get("dry_run")), self._changed(values))
+                raise ConfigError(f"{str(error).rstrip('. ')}.", f"See `{self.prog} --help`.") from error
+        if path is not None:
+            self._resolve_paths(built, values, path.parent)
+        parsed = Parsed(built, path, bool(values.get("dry_run")), self._changed(values, defaults))
         if values["print_config"]:
             sys.stdout.write(yaml.safe_dump(parsed.changed, sort_keys=False, allow_unicode=True))
             raise SystemExit(0)
         return parsed
 
-    def _changed(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The fields whose value is not the dataclass's own default, as plain YAML values."""
-        changed = {}
-        for cls in self.dataclass_types:
+    def _resolve_paths(self, built: dict[type, Any], values: dict[str, Any], folder: Path) -> None:
+        """A relative path that is not found from here is taken from the YAML file's folder."""
+        for cls, instance in built.items():
             for item in dataclasses.fields(cls):
-                if not item.init:
-                    continue
-                default = item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
-                if values[item.name] != default:
-                    changed[item.name] = values[item.name]
-        return changed
+                value = values.get(item.name)
+                if item.name in _PATHS and value and not Path(value).expanduser().exists() and (folder / value).exists():
+                    values[item.name] = os.path.relpath(folder / value)
+                    setattr(instance, item.name, values[item.name])
+
+    def _default_of(self, action: argparse.Action) -> Any:
+        # As argparse itself does: a default that is a string is converted like a given one.
+        return self._get_value(action, action.default) if isinstance(action.default, str) else action.default
+
+    def _changed(self, values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+        """The fields whose value is not the dataclass's own default, as plain YAML values."""
+        names = [item.name for cls in self.dataclass_types for item in dataclasses.fields(cls) if item.init]
+        return {name: _plain(values[name]) for name in names if values[name] != defaults[name]}
+
+
+def _plain(value: Any) -> Any:
+    """`value` as YAML can hold it: enumerations by their value."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, enum.Enum) else value
 
 
 @dataclasses.dataclass

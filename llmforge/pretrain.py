@@ -6,7 +6,6 @@ that a recipe script can show them; `pretrain_model` is all of them in a row.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,8 +32,6 @@ from llmforge.runtime.logs import logger, set_up_logging, show
 from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.run_folder import refuse_used_folder
 from llmforge.trainer import build_trainer, without_validation
-
-_PATH_FIELDS = ("corpus", "dataset_dir", "tokenizer")
 
 
 def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None) -> PretrainConfig:
@@ -68,19 +65,8 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
         name=f"{script.stem if script else 'pretrain'}-{parsed.config_path.stem if parsed.config_path else model.preset}",
         dry_run=parsed.dry_run,
     )
-    if parsed.config_path is not None:
-        _resolve_paths(config, parsed.config_path.parent)
     check_config(config, named_folder="output_dir" in parsed.changed)
     return config
-
-
-def _resolve_paths(config: PretrainConfig, folder: Path) -> None:
-    """A relative path that is not found from here is taken from the YAML file's folder."""
-    for arguments in (config.data, config.tokenizer):
-        for name in _PATH_FIELDS:
-            value = getattr(arguments, name, None)
-            if value and not Path(value).expanduser().exists() and (folder / value).exists():
-                setattr(arguments, name, os.path.relpath(folder / value))
 
 
 def check_config(config: PretrainConfig, named_folder: bool = True) -> None:

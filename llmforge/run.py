@@ -130,6 +130,7 @@ def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:
 def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     """What will run and on what, as a rich table."""
     from rich.table import Table
+    from rich.text import Text
 
     vocabulary = data.card["tokenizer"]["vocab_size"]
     model_config = build_config(config.model, embedding_rows(vocabulary))
@@ -139,7 +140,7 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     precision = "bf16" if config.training.bf16 else "fp16" if config.training.fp16 else "fp32"
     device = probe_device()
     state = parameters * _STATE_BYTES
-    room = "" if state < 0.8 * device.memory else " — [bold red]this will hardly fit[/]"
+    room = "" if state < 0.8 * device.memory else ": THIS WILL HARDLY FIT"
     train = splits["train"]
     documents = ", ".join(f"{name} {split['documents']:,}" for name, split in splits.items())
     table = Table(show_header=False, title="Run", title_justify="left", box=None, pad_edge=False)
@@ -153,5 +154,5 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
         "folder": config.training.output_dir or f"{RUNS_ROOT}/{config.name}-NNN",
     }
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     return table

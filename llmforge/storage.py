@@ -7,6 +7,7 @@ never sees half a file, and a process killed at any moment leaves the old one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -130,9 +131,11 @@ def new_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{PARTIAL_PREFIX}{target.name}-"))
     except OSError as error:
         raise StorageError(f"Cannot make a folder in {target.parent}: {error.strerror or error}.") from error
+    placing = False
     try:
         os.chmod(staging, 0o777 & ~_umask())
-        yield staging
+        yield staging  # an error of the caller's own reading passes through, unless the disk is full
+        placing = True
         for path in staging.rglob("*"):
             if path.is_file():
                 with open(path, "rb") as file:
@@ -140,6 +143,8 @@ def new_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
         if replace or not target.exists() or not any(target.iterdir()):
             _put_in_place(staging, target)
     except OSError as error:
+        if not placing and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
         raise StorageError(
             f"Cannot write {target}: {error.strerror or error}.",
             "Free some space or choose another folder.",

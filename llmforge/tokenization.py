@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,21 @@ if TYPE_CHECKING:
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
-#: Texts encoded at a time; bounds the memory of their encodings.
-_BATCH = 512
+#: The files of a saved tokenizer.
+FILES = (TOKENIZER_FILE, CONFIG_FILE)
+#: Characters encoded at a time; an encoding takes some hundred bytes a token, so this bounds its memory.
+_BATCH_CHARACTERS = 4_000_000
+
+
+#: GPT-2's own tokenizer class rebuilds exactly this pre-tokenizer, and older versions know it too.
+_GPT2_CONFIG: dict[str, Any] = {
+    "tokenizer_class": "GPT2Tokenizer",
+    "backend": "tokenizers",
+    "add_prefix_space": False,
+    "unk_token": None,
+    "errors": "replace",
+    "clean_up_tokenization_spaces": False,
+}
 
 
 @dataclass
@@ -38,12 +51,14 @@ class TextTokenizer:
         end_of_text: Id that starts a document and follows its last token.
         pad: Id that fills rows up.
         requested: The vocabulary that was asked for when it was trained, None if it was not trained here.
+        config: What its ``tokenizer_config.json`` says besides; by default, that of GPT-2's tokenizer.
     """
 
     backend: Tokenizer
     end_of_text: int
     pad: int
     requested: int | None = None
+    config: dict[str, Any] = field(default_factory=lambda: dict(_GPT2_CONFIG))
 
     def __len__(self) -> int:
         return int(self.backend.get_vocab_size())
@@ -57,11 +72,13 @@ class TextTokenizer:
         self.backend.encode_special_tokens = True
         dtype = id_type(len(self))
         batch: list[str] = []
+        size = 0
         for text in texts:
             batch.append(text)
-            if len(batch) == _BATCH:
+            size += len(text)
+            if size >= _BATCH_CHARACTERS:
                 yield from self._encode_batch(batch, dtype)
-                batch = []
+                batch, size = [], 0
         yield from self._encode_batch(batch, dtype)
 
     def _encode_batch(self, batch: list[str], dtype: Any) -> Iterator[np.ndarray]:
@@ -88,21 +105,13 @@ class TextTokenizer:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, for `AutoTokenizer` and for `load`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(folder / TOKENIZER_FILE))
-        write_json(
-            folder / CONFIG_FILE,
-            {
-                "tokenizer_class": "GPT2Tokenizer",
-                "backend": "tokenizers",
-                "add_prefix_space": False,
-                "bos_token": self.backend.id_to_token(self.end_of_text),
-                "eos_token": self.backend.id_to_token(self.end_of_text),
-                "pad_token": self.backend.id_to_token(self.pad),
-                "unk_token": None,
-                "errors": "replace",
-                "clean_up_tokenization_spaces": False,
-                "requested_vocab_size": self.requested,
-            },
-        )
+        tokens = {
+            "bos_token": self.backend.id_to_token(self.end_of_text),
+            "eos_token": self.backend.id_to_token(self.end_of_text),
+            "pad_token": self.backend.id_to_token(self.pad),
+            "requested_vocab_size": self.requested,
+        }
+        write_json(folder / CONFIG_FILE, self.config | tokens)
 
 
 def id_type(vocab_size: int) -> type[np.unsignedinteger]:
@@ -161,7 +170,7 @@ def load(folder: Path) -> TextTokenizer:
     path = folder / TOKENIZER_FILE
     try:
         backend = Tokenizer.from_file(str(path))
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
     except Exception as error:  # tokenizers raises bare Exception
         raise ConfigError(
             f"{folder} holds no usable tokenizer: {error}.", "Give a folder with tokenizer.json and tokenizer_config.json."
@@ -174,7 +183,7 @@ def load(folder: Path) -> TextTokenizer:
         pad = PAD
         backend.add_special_tokens([AddedToken(PAD, special=True)])
     ids = backend.get_vocab(with_added_tokens=True)
-    return TextTokenizer(backend, ids[end], ids[pad], config.get("requested_vocab_size"))
+    return TextTokenizer(backend, ids[end], ids[pad], config.get("requested_vocab_size"), config)
 
 
 def _content(token: Any) -> str | None:

@@ -24,7 +24,7 @@ from llmforge.parsing import ForgeParser
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.logs import console, logger, printable, set_up_logging
 from llmforge.storage import new_folder
-from llmforge.tokenization import TextTokenizer, fetch, train_tokenizer
+from llmforge.tokenization import FILES, TextTokenizer, fetch, train_tokenizer
 
 _LONGEST = 10
 
@@ -99,8 +99,13 @@ def train(data: DataArguments, args: TokenizerArguments, output_dir: Path | str)
         DataError: The corpus cannot be used.
     """
     output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())) and not args.retrain_tokenizer:
-        raise ConfigError(f"--output_dir {output_dir} is not empty.", "Give a new folder, or --retrain_tokenizer to replace it.")
+    used = output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir()))
+    if used and not {item.name for item in output_dir.glob("*")} <= set(FILES):
+        raise ConfigError(f"--output_dir {output_dir} holds something that is no tokenizer.", "Give a new folder.")
+    if used and not args.retrain_tokenizer:
+        raise ConfigError(
+            f"--output_dir {output_dir} holds a tokenizer.", "Give a new folder, or --retrain_tokenizer to replace it."
+        )
     documents, report = read_corpus(data)
     for line in report.lines():
         logger.info("corpus: %s", line)

@@ -38,7 +38,7 @@ class Text:
 class Switches:
     """Another."""
 
-    on: bool = field(default=True, metadata={"help": "A switch that is on."})
+    enabled: bool = field(default=True, metadata={"help": "A switch that is on."})
     off_by_default: bool = field(default=False, metadata={"help": "A switch that is off."})
     undecided_one: bool | None = field(default=None, metadata={"help": "A switch of three positions."})
     kind: Literal["no", "some", "all"] = field(default="some", metadata={"help": "One of three."})
@@ -132,10 +132,10 @@ def test_defaults_then_yaml_then_flags(argv: list[str], text: str | None, expect
 
 
 @pytest.mark.parametrize(
-    ("argv", "expected"), [(["--on"], True), (["--no_on"], False), (["--on", "false"], False), ([], False)]
+    ("argv", "expected"), [(["--enabled"], True), (["--no_enabled"], False), (["--enabled", "false"], False), ([], False)]
 )
 def test_flag_of_a_switch_wins_over_yaml(argv: list[str], expected: bool):
-    assert value("on", argv, "on: false") is expected
+    assert value("enabled", argv, "enabled: false") is expected
 
 
 def test_list_of_the_flag_replaces_that_of_yaml():
@@ -143,13 +143,15 @@ def test_list_of_the_flag_replaces_that_of_yaml():
     assert value("suffixes", ["--suffixes"], "suffixes: [.go]") == []
 
 
-@pytest.mark.parametrize("written", ["max_steps: 1.5", "max_steps: many", "max_steps: true", "learning_rate: fast", "on: maybe"])
+@pytest.mark.parametrize(
+    "written", ["max_steps: 1.5", "max_steps: many", "max_steps: true", "learning_rate: fast", "enabled: maybe"]
+)
 def test_impossible_value_in_yaml_names_file_and_key(written: str):
     error = refusal(text=written)
     assert f"given.yaml: {written.split(':')[0]}" in error.problem
 
 
-@pytest.mark.parametrize("argv", [["--max_steps", "many"], ["--kind", "none"], ["--on", "maybe"], ["--learning_rate"]])
+@pytest.mark.parametrize("argv", [["--max_steps", "many"], ["--kind", "none"], ["--enabled", "maybe"], ["--learning_rate"]])
 def test_impossible_value_of_a_flag_names_it(argv: list[str]):
     error = refusal(argv)
     assert argv[0] in error.problem
@@ -234,10 +236,10 @@ def test_list_for_a_single_value_is_refused():
 
 
 def test_stock_takes_abbreviations_and_reads_an_args_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "script.args").write_text("--corpus from-the-file")
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / "script.py"), "--learning", "0.5"])
+    (tmp_path / "script.args").write_text("--learning_rate 0.5")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "script.py"), "--corp", "abbreviated"])
     [made] = HfArgumentParser([Text]).parse_args_into_dataclasses()
-    assert (made.corpus, made.learning_rate) == ("from-the-file", 0.5)
+    assert (made.corpus, made.learning_rate) == ("abbreviated", 0.5)
 
 
 def test_no_args_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -249,7 +251,7 @@ def test_no_args_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("flag", "nearest"),
     [
-        ("--learning", "--learning_rate"),  # no abbreviations
+        ("--corp", "--corpus"),  # no abbreviations
         ("--learnin_rate", "--learning_rate"),
         ("--learning-rat", "--learning"),
         ("--no_undecided", "--no_undecided_one"),
@@ -277,7 +279,7 @@ def test_unknown_key_names_file_and_nearest(key: str, nearest: str):
     assert nearest in error.remedy
 
 
-@pytest.mark.parametrize("key", ["config", "print_config", "help", "no_on", "1"])
+@pytest.mark.parametrize("key", ["config", "print_config", "help", "no_enabled", "1"])
 def test_only_fields_are_keys(key: str):
     assert key in refusal(text=f"{key}: 1").problem
 
@@ -285,7 +287,7 @@ def test_only_fields_are_keys(key: str):
 # Switches.
 
 
-@pytest.mark.parametrize("name", ["on", "off_by_default", "undecided_one"])
+@pytest.mark.parametrize("name", ["enabled", "off_by_default", "undecided_one"])
 def test_every_switch_goes_both_ways(name: str):
     dashed = name.replace("_", "-")
     for flag in (f"--no_{name}", f"--no-{name}", f"--no-{dashed}"):
@@ -313,7 +315,9 @@ def test_every_switch_of_the_library_goes_both_ways():
         assert (getattr(given, name), getattr(denied, name)) == (True, False), name
 
 
-@pytest.mark.parametrize(("written", "expected"), [("true", True), ("no", False), ("'false'", False), ("on", True), ("null", None)])
+@pytest.mark.parametrize(
+    ("written", "expected"), [("true", True), ("no", False), ("'false'", False), ("on", True), ("null", None)]
+)
 def test_switch_in_yaml(written: str, expected: bool | None):
     assert value("undecided_one", text=f"undecided_one: {written}") is expected
 
@@ -331,7 +335,9 @@ def test_null_in_yaml_is_none_where_none_is_allowed():
     assert value("max_steps", text="max_steps: null") is None
 
 
-@pytest.mark.parametrize("written", ["suffixes: null", "sizes:", "learning_rate: null", "eval_strategy: {a: 1}", "suffixes: {a: 1}"])
+@pytest.mark.parametrize(
+    "written", ["suffixes: null", "sizes:", "learning_rate: null", "eval_strategy: {a: 1}", "suffixes: {a: 1}"]
+)
 def test_value_of_another_shape_is_refused(written: str):
     assert written.split(":")[0] in refusal(text=written).problem
 
@@ -436,7 +442,7 @@ ARGUMENTS = [
     ["--corpus", "c"],
     ["--corpus", "no", "--eval_strategy", "no", "--kind", "no"],
     ["--corpus", "1.50", "--learning_rate", "1e-5", "--max_steps", "7", "--sizes", "5"],
-    ["--corpus", "naïve: [x] # y", "--suffixes", ".go", "null", "--no_on", "--undecided_one", "--no-off-by-default"],
+    ["--corpus", "naïve: [x] # y", "--suffixes", ".go", "null", "--no_enabled", "--undecided_one", "--no-off-by-default"],
     ["--corpus", "line one\nline two\n", "--suffixes", "  spaced ", "'quoted'", "--sizes"],
     ["--corpus", "c", "--options", '{"a": 1}'],
     ["--corpus", "0123", "--suffixes", "2024-01-01", "1_000", "0x10", "~"],
@@ -453,7 +459,7 @@ def test_printed_config_gives_the_same_configuration(argv: list[str], capsys: py
 
 
 def test_printed_config_holds_only_what_differs_from_the_defaults(capsys: pytest.CaptureFixture[str]):
-    text = printed(["--corpus", "c", "--learning_rate", "0.1", "--max_steps", "3", "--on"], capsys)
+    text = printed(["--corpus", "c", "--learning_rate", "0.1", "--max_steps", "3", "--enabled"], capsys)
     assert yaml.safe_load(text) == {"corpus": "c", "max_steps": 3}
 
 

@@ -229,13 +229,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, code, told, corpus,
     assert sorted(os.listdir("empty")) == []
 
 
-def test_a_vocabulary_that_the_data_cannot_fill_is_explained(tmp_path, caplog):
-    import logging
-
+def test_a_vocabulary_that_the_data_cannot_fill_is_explained(tmp_path, capsys):
     write_documents(tmp_path / "text", count=60)
-    logging.getLogger("llmforge").propagate = True
     assert command("--corpus", "text", "--vocab_size", "32000") == 0
-    assert "of the 32,000 asked for" in caplog.text
+    assert "of the 32,000 asked for" in capsys.readouterr().err
     tokenizer = record("runs/pretrain-gpt2-10m-001", "run.json")["tokenizer"]
     assert tokenizer["vocab_size"] < 1000
     assert tokenizer["requested_vocab_size"] == 32000

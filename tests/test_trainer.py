@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -496,10 +497,8 @@ def test_a_model_with_too_few_rows_is_refused_before_step_1(prepared, tokenizer,
         build_trainer(model, prepared, training_args(tmp_path))
 
 
-def test_few_validation_rows_are_warned_about_and_training_goes_on(prepared, tmp_path, caplog):
-    import logging
-
-    logging.getLogger("llmforge").propagate = True
+def test_few_validation_rows_are_warned_about_and_training_goes_on(prepared, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
     args = training_args(
         tmp_path,
         max_steps=1,
@@ -603,7 +602,14 @@ def test_half_precision_reaches_the_accelerator_where_the_device_has_it(tokenize
     monkeypatch.setattr(precision, "probe_device", lambda: Device("cpu", "made up", 2**30, "bf16"))
     rows = packed_rows(documents, tokenizer)
     trainer = forge_trainer(
-        tiny_model("gpt2-10m", tokenizer), tokenizer, tmp_path, rows, rows, max_steps=2, precision="bf16", per_device_train_batch_size=2
+        tiny_model("gpt2-10m", tokenizer),
+        tokenizer,
+        tmp_path,
+        rows,
+        rows,
+        max_steps=2,
+        precision="bf16",
+        per_device_train_batch_size=2,
     )
     assert trainer.accelerator.mixed_precision == "bf16"
     dtypes = []

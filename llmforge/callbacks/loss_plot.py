@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def plot_loss(history: list[dict[str, Any]], path: Path) -> Path:
     steps, losses = curve(history, "eval_loss")
     if steps:
         axes.plot(steps, losses, color=_VALIDATION, linewidth=1.6, linestyle="--", marker="o", markersize=5, label="validation")
-        best = min(range(len(losses)), key=lambda i: losses[i])
+        best = min(range(len(losses)), key=lambda i: losses[i] if math.isfinite(losses[i]) else math.inf)
         axes.annotate(
             f"best {losses[best]:.3f}",
             (steps[best], losses[best]),

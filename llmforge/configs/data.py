@@ -70,7 +70,7 @@ class DataArguments:
             shares = [float(share) for share in str(self.split_ratios).split(",")]
         except ValueError:
             raise ConfigError(f"--split_ratios {self.split_ratios!r} are no numbers.", remedy) from None
-        if not 1 <= len(shares) <= 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
+        if not (1 <= len(shares) <= 3 and min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-6 and shares[0] > 0):  # NaN too
             raise ConfigError(f"--split_ratios {self.split_ratios!r} cannot be used.", remedy)
         train, validation, test = shares + [0.0] * (3 - len(shares))
         return train, validation, test

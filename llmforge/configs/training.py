@@ -48,7 +48,7 @@ class ForgeTrainingArguments(TrainingArguments):
       weights only), `lr_scheduler_type` cosine_with_min_lr, `warmup_steps` 0.02 of all steps
     - evaluation: `eval_strategy` steps, `eval_on_start`, `load_best_model_at_end` where
       there is an evaluation, `metric_for_best_model` loss
-    - rhythm: `logging_steps` 10, `eval_steps` 500, `save_steps` 500, `save_total_limit` 3
+    - rhythm: `logging_steps` 10, `eval_steps` 500, `save_total_limit` 3
     - `report_to` tensorboard
     - correctness: `logging_nan_inf_filter` off (it hides NaN), `remove_unused_columns` off
       (packed rows are made by the collator), `restore_callback_states_from_checkpoint` on,
@@ -77,7 +77,6 @@ class ForgeTrainingArguments(TrainingArguments):
     eval_strategy: IntervalStrategy | str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch."})
     eval_steps: float | None = field(default=500, metadata={"help": "Evaluate every so many steps."})
     eval_on_start: bool = field(default=True, metadata={"help": "Evaluate before the first step, so that progress shows."})
-    save_steps: float = field(default=500, metadata={"help": "Save a checkpoint every so many steps."})
     save_total_limit: int | None = field(default=3, metadata={"help": "Checkpoints to keep."})
     load_best_model_at_end: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Keep and load the best checkpoint; by default wherever there is an evaluation."}
@@ -102,11 +101,19 @@ class ForgeTrainingArguments(TrainingArguments):
                 "--load_best_model_at_end needs an evaluation, and --eval_strategy is no.",
                 "Give --eval_strategy steps, or leave the best model out.",
             )
+        self.eval_on_start = self.eval_on_start and evaluates
         saves = str(getattr(self.save_strategy, "value", self.save_strategy)) != "no"
         if self.load_best_model_at_end is None:
             self.load_best_model_at_end = evaluates and saves
         if self.lr_scheduler_type == "cosine_with_min_lr" and not self.lr_scheduler_kwargs:  # type: ignore[has-type]
             self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_ratio}
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name} {getattr(self, name)} is too small.", "Give a whole number of at least 1.")
+        if not self.learning_rate >= 0:
+            raise ConfigError(f"--learning_rate {self.learning_rate} is negative.", "Give 0 or more.")
+        if not 0 <= self.min_lr_ratio <= 1:
+            raise ConfigError(f"--min_lr_ratio {self.min_lr_ratio} is no share.", "Give a number from 0 to 1.")
         flagged = "bf16" if self.bf16 else "fp16" if self.fp16 else None  # type: ignore[has-type]
         if flagged and self.precision not in ("auto", flagged):
             raise ConfigError(f"--{flagged} contradicts --precision {self.precision}.", "Give --precision alone.")

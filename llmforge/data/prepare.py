@@ -24,7 +24,7 @@ from llmforge.runtime.launch import rank
 from llmforge.runtime.logs import logger
 from llmforge.runtime.versions import installed_versions
 from llmforge.storage import cache_root, new_folder, read_json, write_json, write_text
-from llmforge.tokenization import CONFIG_FILE, TOKENIZER_FILE, TextTokenizer, fetch, load, load_pretrained, train_tokenizer
+from llmforge.tokenization import FILES, TextTokenizer, fetch, load, load_pretrained, train_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,7 +101,8 @@ def prepare_dataset(
     tokenizer = tokenizer or TokenizerArguments()
     if data.dataset_dir is not None:
         return load_prepared(data.dataset_dir)
-    target = Path(output_dir) if output_dir is not None else None
+    # Resolved: the folder is put in place by its name, which `.` is not.
+    target = Path(output_dir).expanduser().resolve() if output_dir is not None else None
     if target is not None:
         tokenizer = _keep_tokenizer(target, tokenizer)
     started = time.perf_counter()
@@ -112,7 +113,7 @@ def prepare_dataset(
     folder, made = _tokenizer_folder(tokenizer, [documents[index].text for index in splits["train"]])
     content = _digest(f"{document.name}\0{document.text}" for document in documents)
     settings = {"split_ratios": data.ratios(), "split_seed": data.split_seed, "block_size": data.block_size}
-    tokenizer_hash = _digest((folder / name).read_text(encoding="utf-8") for name in (TOKENIZER_FILE, CONFIG_FILE))
+    tokenizer_hash = _digest((folder / name).read_text(encoding="utf-8") for name in FILES)
     fingerprint = _digest([json.dumps([ROW_FORMAT, content, settings, tokenizer_hash])])
     target = target or cache_root() / "datasets" / fingerprint
     if (target / CARD).exists():
@@ -156,6 +157,8 @@ def load_prepared(path: Path | str) -> PreparedDataset:
 
 def _keep_tokenizer(target: Path, args: TokenizerArguments) -> TokenizerArguments:
     """The frozen tokenizer of an existing dataset, unless a new one is asked for."""
+    if target.exists() and not target.is_dir():
+        raise ConfigError(f"--output_dir {target} is a file.", "Give a folder.")
     if not target.exists() or not any(target.iterdir()):
         return args
     if not (target / CARD).is_file():
@@ -177,8 +180,8 @@ def _keep_tokenizer(target: Path, args: TokenizerArguments) -> TokenizerArgument
 def _tokenizer_folder(args: TokenizerArguments, texts: Sequence[str]) -> tuple[Path, bool]:
     """A folder in the cache with the tokenizer, and whether it was trained here."""
     if args.tokenizer is not None:
-        local = Path(args.tokenizer) / TOKENIZER_FILE
-        key = _digest([local.read_text(encoding="utf-8") if local.is_file() else args.tokenizer])
+        local = [path for path in (Path(args.tokenizer) / name for name in FILES) if path.is_file()]
+        key = _digest([path.read_text(encoding="utf-8") for path in local] or [args.tokenizer])
         folder = cache_root() / "tokenizers" / key
         if not folder.exists():
             with new_folder(folder) as staging:

@@ -54,7 +54,7 @@ class SourceReport:
         bytes: Bytes of those files.
         skipped: Reason → how many files or lines were left out for it.
         examples: Reason → the first such file or line.
-        replaced: Files in which undecodable bytes were replaced.
+        replaced: Files, or lines, in which undecodable bytes were replaced.
         sections: Whether few documents were cut into sections.
     """
 
@@ -160,7 +160,12 @@ def _walk(root: Path, report: SourceReport) -> Iterator[Path]:
 
 
 def _relative(path: Path, root: Path) -> str:
-    return path.name if path == root else path.relative_to(root).as_posix()
+    return _whole_characters(path.name if path == root else path.relative_to(root).as_posix())
+
+
+def _whole_characters(text: str) -> str:
+    """`text` with halves of surrogate pairs replaced: JSON and file names can hold them, UTF-8 cannot."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _kind(path: Path, args: DataArguments) -> str | None:
@@ -214,7 +219,9 @@ def _json_lines(text: str, name: str, text_field: str, report: SourceReport) -> 
             continue
         field_value = value.get(text_field) if isinstance(value, dict) else None
         if isinstance(field_value, str):
-            yield Document(where, field_value)
+            whole = _whole_characters(field_value)
+            report.replaced += whole != field_value
+            yield Document(where, whole)
         else:
             report.skip(f"line without a text field {text_field!r}", where)
 

@@ -18,7 +18,7 @@ def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str]
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     # A bare --debug is ours; `--debug underflow_overflow` is a field of TrainingArguments.
-    ours = [i for i, item in enumerate(argv) if item == "--debug" and (argv[i + 1 :] + ["--"])[0].startswith("--")]
+    ours = [i for i, item in enumerate(argv) if item == "--debug" and (argv[i + 1 :] + ["-"])[0].startswith("-")]
     debug = bool(ours)
     argv = [item for i, item in enumerate(argv) if i not in ours]
     try:

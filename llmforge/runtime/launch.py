@@ -85,7 +85,8 @@ def use_all_cores() -> None:
     launcher = _launcher()
     if launcher is None or os.environ.get("OMP_NUM_THREADS") != "1":
         return
-    if "OMP_NUM_THREADS" in launcher.environ() or "--num_cpu_threads_per_process" in launcher.cmdline():
+    told = any(word.startswith("--num_cpu_threads_per_process") for word in launcher.cmdline())
+    if told or "OMP_NUM_THREADS" in launcher.environ():
         return
     import torch
 
@@ -147,15 +148,15 @@ class RankZeroFirst:
         if not self.is_first:
             return self._wait(path)
         try:
-            answer: dict[str, Any] = {"result": function()}
+            result = function()
+            self._write(path, {"result": result})
         except LlmforgeError as error:
             self._write(path, {"problem": error.problem, "remedy": error.remedy, "exit_code": error.exit_code})
             raise
         except BaseException as error:
             self._write(path, {"problem": f"The first process failed: {error!r}.", "remedy": "", "exit_code": 1})
             raise
-        self._write(path, answer)
-        return answer["result"]
+        return result
 
     def _write(self, path: Path, answer: dict[str, Any]) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)

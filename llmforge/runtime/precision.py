@@ -24,6 +24,8 @@ def choose_precision(requested: str, launcher: str | None, device: Device) -> st
         ConfigError: The launcher and ``--precision`` contradict each other, or a CPU
             would have to emulate half precision.
     """
+    if launcher not in (None, "fp32", "bf16", "fp16"):
+        raise ConfigError(f"The launcher's mixed precision is {launcher}.", "Give its config bf16, fp16 or no.")
     if launcher and requested != "auto" and requested != launcher:
         raise ConfigError(
             f"--precision {requested} contradicts the launcher's mixed precision, {launcher}.",
@@ -37,8 +39,8 @@ def choose_precision(requested: str, launcher: str | None, device: Device) -> st
             f"{chosen} on this CPU ({device.name}) would be emulated, some 150 times slower than fp32.",
             "Use --precision fp32, and a launcher config without mixed_precision.",
         )
-    if chosen == "bf16" and device.half == "fp16":
-        raise ConfigError(f"{device.name} has no native bf16.", "Use --precision fp16.")
+    if chosen == "bf16" and device.half != "bf16":
+        raise ConfigError(f"{device.name} has no native bf16.", f"Use --precision {device.half or 'fp32'}.")
     return chosen
 
 

@@ -124,6 +124,8 @@ def redact(value: Any, key: str = "") -> Any:
     """`value` without anything whose name says that it is a secret."""
     if isinstance(value, Mapping):
         return {name: redact(item, str(name)) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact(item, key) for item in value]
     return "<redacted>" if value and isinstance(value, str) and _SECRET.search(key) else value
 
 

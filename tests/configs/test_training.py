@@ -145,7 +145,9 @@ def test_without_an_accelerator_the_cpu_is_used():
     assert args.device == torch.device("cpu")
 
 
-@pytest.mark.parametrize("fields", [{"warmup_steps": -3}, {"bf16": True, "fp16": True}, {"save_strategy": "no", "load_best_model_at_end": True}])
+@pytest.mark.parametrize(
+    "fields", [{"warmup_steps": -3}, {"bf16": True, "fp16": True}, {"save_strategy": "no", "load_best_model_at_end": True}]
+)
 def test_stock_refusals_stay(fields: dict):
     with pytest.raises(ValueError, match=next(iter(fields))):
         make(**fields)

@@ -81,6 +81,11 @@ def test_best_fit_takes_the_fullest_bin_that_has_room():
 
 def test_best_fit_of_equal_items_keeps_their_order():
     assert best_fit([2, 2, 2, 2, 2], 4) == [[0, 1], [2, 3], [4]]
+    assert best_fit([1, 3] * 50, 3) == [
+        *([item] for item in range(1, 100, 2)),
+        *([i, i + 2, i + 4] for i in range(0, 96, 6)),
+        [96, 98],
+    ]
 
 
 def test_best_fit_of_nothing():

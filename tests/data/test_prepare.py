@@ -200,14 +200,12 @@ def test_what_was_left_out_is_in_the_card(own_corpus):
     assert "undecodable bytes replaced in 1 files" in card
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: tokenizers takes no lone surrogate; JSON can hold one")
 def test_a_lone_surrogate_in_a_json_string_is_no_crash(tmp_path):
     lines = [json.dumps({"text": f"document {i} of the corpus"}) for i in range(80)]
     (tmp_path / "a.jsonl").write_text("\n".join([*lines, r'{"text": "half a pair \ud800 here"}']), encoding="utf-8")
     assert prepare_dataset(data(tmp_path / "a.jsonl"), tokenizer()).card["corpus"]["files"] == 1
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: documents.jsonl is written as strict UTF-8 with ensure_ascii=False")
 def test_a_file_name_that_is_no_utf8_is_no_crash(own_corpus):
     with open(os.fsencode(own_corpus) + b"/caf\xe9.go", "w") as file:
         file.write("package cafe")
@@ -265,7 +263,6 @@ def test_a_tokenizer_of_the_user_is_used_as_it_is(corpus, tokenizer_folder, text
     assert prepared.card["tokenizer"]["trained_here"] is False
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the cached copy of a tokenizer is keyed by tokenizer.json alone")
 def test_a_changed_end_of_text_is_another_tokenizer(corpus, tokenizer_folder, tmp_path):
     folder = shutil.copytree(tokenizer_folder, tmp_path / "t")
     first = prepare_dataset(data(corpus), TokenizerArguments(tokenizer=str(folder)))
@@ -372,7 +369,6 @@ def test_a_folder_that_holds_something_else_is_refused_untouched(corpus, tmp_pat
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.xfail(strict=True, raises=NotADirectoryError, reason="BUG: target.iterdir() of a file")
 def test_a_file_as_the_output_folder_is_refused_untouched(corpus, tmp_path):
     (tmp_path / "mine.txt").write_text("years of work")
     with pytest.raises(ConfigError, match="--output_dir"):
@@ -380,7 +376,6 @@ def test_a_file_as_the_output_folder_is_refused_untouched(corpus, tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "years of work"
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the current folder cannot be renamed; StorageError after all the work, and litter")
 def test_the_current_folder_can_be_the_output_folder(corpus, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

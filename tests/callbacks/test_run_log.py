@@ -1,0 +1,97 @@
+"""metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import pytest
+
+from llmforge.callbacks.run_log import RunLog, describe
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").split("\n") if line]
+
+
+@pytest.fixture
+def log(tmp_path, arguments, state, control):
+    callback = RunLog(tmp_path)
+
+    def write(step: int, **logs):
+        state.global_step = step
+        callback.on_log(arguments, state, control, logs=logs)
+
+    write.callback = callback
+    return write
+
+
+def test_every_event_is_one_line(log, tmp_path):
+    log(10, loss=2.5, learning_rate=1e-4, epoch=0.1)
+    log(10, eval_loss=2.25, eval_perplexity=9.5)
+    first, second = lines(tmp_path)
+    assert (first["step"], first["loss"], first["learning_rate"], first["epoch"]) == (10, 2.5, 1e-4, 0.1)
+    assert (second["step"], second["eval_loss"]) == (10, 2.25)
+    assert first["memory"] > 0
+    assert first["time"] <= second["time"]
+
+
+def test_what_says_nothing_is_left_out(log, tmp_path):
+    log(10, loss=1.0, total_flos=1e15, eval_model_preparation_time=0.1)
+    assert set(lines(tmp_path)[0]) == {"step", "loss", "memory", "time"}
+
+
+def test_a_loss_that_is_no_number_is_shown(log, tmp_path):
+    log(10, loss=math.nan, grad_norm=math.inf)
+    assert math.isnan(lines(tmp_path)[0]["loss"])
+    assert lines(tmp_path)[0]["grad_norm"] == math.inf
+
+
+def test_an_empty_event_writes_nothing(log, tmp_path):
+    log(10)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_other_processes_write_nothing(tmp_path, arguments, another_process, control):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 500}\n')
+    callback = RunLog(tmp_path)
+    callback.on_train_begin(arguments, another_process, control)
+    callback.on_log(arguments, another_process, control, logs={"loss": 1.0})
+    assert lines(tmp_path) == [{"step": 500}]
+
+
+def test_a_resumed_run_drops_the_lines_past_its_step(log, tmp_path, arguments, state, control):
+    for step in (10, 20, 30):
+        log(step, loss=float(step))
+    state.global_step = 20
+    log.callback.on_train_begin(arguments, state, control)
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20]
+    log(30, loss=3.5)
+    assert [line["loss"] for line in lines(tmp_path)] == [10.0, 20.0, 3.5]
+
+
+def test_a_line_torn_by_a_kill_is_dropped_on_resume(log, tmp_path, arguments, state, control):
+    log(10, loss=1.0)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 20, "lo')
+    log.callback.on_train_begin(arguments, state, control)
+    log(20, loss=2.0)
+    assert [line["loss"] for line in lines(tmp_path)] == [1.0, 2.0]
+
+
+def test_a_fresh_run_begins_without_a_file(tmp_path, arguments, state, control):
+    state.global_step = 0
+    RunLog(tmp_path).on_train_begin(arguments, state, control)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_the_readable_line_goes_to_the_logger(log, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
+    with caplog.at_level(logging.INFO, "llmforge"):
+        log(20, loss=4.12345, learning_rate=0.0003, tokens=5, epoch=0.1, eval_runtime=2.0, tokens_per_second=1234.5)
+    assert caplog.messages == ["step 20/300 loss=4.123 learning_rate=0.0003 tokens_per_second=1234"]
+
+
+def test_values_that_are_no_floats_are_described_as_they_are(state):
+    assert describe(state, {"loss": 1, "note": "x", "eval_steps_per_second": 3.0}) == "step 20/300 loss=1 note=x"

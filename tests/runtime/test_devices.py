@@ -1,0 +1,133 @@
+"""What the machine is taken for; the hardware is made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llmforge.runtime import devices
+from llmforge.runtime.devices import Device, available_cores, format_bytes, peak_memory, probe_device
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch):
+    """Makes torch believe that it has a GPU; gives what `probe_device` makes of it."""
+
+    def install(major: int = 8, hip: str | None = None, architecture: str = "", count: int = 1, name: str = "Card") -> Device:
+        asked = []
+
+        def properties(index: int) -> SimpleNamespace:
+            asked.append(index)
+            return SimpleNamespace(major=major, name=f"{name} {index}", total_memory=12 * 2**30, gcnArchName=architecture)
+
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+        monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+        monkeypatch.setattr(torch.version, "hip", hip)
+        return probe_device()
+
+    return install
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("major", "half"),
+    [(6, None), (7, "fp16"), (8, "bf16"), (9, "bf16"), (12, "bf16")],
+    ids=["Pascal", "Turing", "Ampere", "Hopper", "Blackwell"],
+)
+def test_nvidia_half_precision(gpu, major: int, half: str | None):
+    assert gpu(major) == Device("cuda", "Card 0", 12 * 2**30, half)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "half"),
+    [
+        ("gfx1030", "fp16"),  # RDNA2: RX 6700 XT and its kin
+        ("gfx1031", "fp16"),
+        ("gfx1010:xnack-", "fp16"),
+        ("gfx906:sramecc+:xnack-", "fp16"),
+        ("gfx908:sramecc+", "bf16"),
+        ("gfx90a", "bf16"),
+        ("gfx942", "bf16"),
+        ("gfx1100", "bf16"),  # RDNA3
+        ("gfx1201", "bf16"),
+    ],
+)
+def test_amd_half_precision(gpu, architecture: str, half: str):
+    device = gpu(major=10, hip="7.0", architecture=architecture)
+    assert (device.kind, device.half) == ("rocm", half)
+    assert architecture.split(":")[0] in device.name
+
+
+def test_each_process_looks_at_its_own_gpu(gpu, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert gpu(count=2).name == "Card 1"
+    assert gpu(count=1).name == "Card 0"
+
+
+@pytest.mark.parametrize(
+    ("flags", "half"),
+    [
+        ("fpu sse avx2 avx512f avx512_bf16", "bf16"),
+        ("fpu amx_bf16 amx_tile", "bf16"),
+        ("fpu sse avx2 avx512f", None),
+        ("fpu not_avx512_bf16", None),
+        ("", None),
+    ],
+)
+def test_cpu_half_precision(no_accelerator, monkeypatch: pytest.MonkeyPatch, flags: str, half: str | None):
+    monkeypatch.setattr(devices, "_cpu_info", lambda: f"model name\t: Some CPU @ 2 GHz\nflags\t\t: {flags}\n")
+    device = probe_device()
+    assert (device.kind, device.half) == ("cpu", half)
+    assert device.name.startswith("Some CPU @ 2 GHz, ")
+
+
+def test_cpu_that_says_nothing_of_itself(no_accelerator, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(devices, "_cpu_info", lambda: "")
+    device = probe_device()
+    assert device.half is None
+    assert device.name
+
+
+def test_memory_of_a_control_group_counts(no_accelerator, monkeypatch: pytest.MonkeyPatch):
+    real = Path.read_text
+
+    def read_text(self: Path, *args, **kwargs) -> str:
+        return "1073741824\n" if self.name in ("memory.max", "memory.limit_in_bytes") else real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert probe_device().memory == 2**30
+
+
+def test_unlimited_control_group_is_the_machine(no_accelerator, monkeypatch: pytest.MonkeyPatch):
+    import psutil
+
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: "max\n" if "cgroup" in str(self) else real(self, *a, **k))
+    assert probe_device().memory == psutil.virtual_memory().total
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 MiB"), (5 * 2**20, "5 MiB"), (2**30, "1.0 GiB"), (12.5 * 2**30, "12.5 GiB"), (2**30 - 1, "1024 MiB")],
+)
+def test_sizes_as_people_read_them(size: float, text: str):
+    assert format_bytes(size) == text
+
+
+def test_device_is_told_in_one_line():
+    assert str(Device("cuda", "RTX 3060", 12 * 2**30, "bf16")) == "RTX 3060 (cuda, 12.0 GiB)"
+
+
+def test_this_machine():
+    assert available_cores() >= 1
+    assert peak_memory() > 2**20
+    assert probe_device().memory > 2**20
