@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +31,6 @@ FILES = (TOKENIZER_FILE, CONFIG_FILE)
 _BATCH_CHARACTERS = 4_000_000
 
 
-#: GPT-2's own tokenizer class rebuilds exactly this pre-tokenizer, and older versions know it too.
-_GPT2_CONFIG: dict[str, Any] = {
-    "tokenizer_class": "GPT2Tokenizer",
-    "backend": "tokenizers",
-    "add_prefix_space": False,
-    "unk_token": None,
-    "errors": "replace",
-    "clean_up_tokenization_spaces": False,
-}
-
-
 @dataclass
 class TextTokenizer:
     """A `tokenizers.Tokenizer` with what packing and counting need to know about it.
@@ -51,14 +40,12 @@ class TextTokenizer:
         end_of_text: Id that starts a document and follows its last token.
         pad: Id that fills rows up.
         requested: The vocabulary that was asked for when it was trained, None if it was not trained here.
-        config: What its ``tokenizer_config.json`` says besides; by default, that of GPT-2's tokenizer.
     """
 
     backend: Tokenizer
     end_of_text: int
     pad: int
     requested: int | None = None
-    config: dict[str, Any] = field(default_factory=lambda: dict(_GPT2_CONFIG))
 
     def __len__(self) -> int:
         return int(self.backend.get_vocab_size())
@@ -105,13 +92,30 @@ class TextTokenizer:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, for `AutoTokenizer` and for `load`."""
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(folder / TOKENIZER_FILE))
-        tokens = {
+        # Written anew, so that nothing of a foreign config (auto_map, say) is carried along. transformers
+        # builds GPT2Tokenizer's parts itself, whatever tokenizer.json says: only where they are the same.
+        gpt2 = {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "errors": "replace"}
+        config = {
+            **(gpt2 if self._is_like_gpt2() else {"tokenizer_class": "PreTrainedTokenizerFast"}),
+            "backend": "tokenizers",
+            "unk_token": None,
+            "clean_up_tokenization_spaces": False,
             "bos_token": self.backend.id_to_token(self.end_of_text),
             "eos_token": self.backend.id_to_token(self.end_of_text),
             "pad_token": self.backend.id_to_token(self.pad),
             "requested_vocab_size": self.requested,
         }
-        write_json(folder / CONFIG_FILE, self.config | tokens)
+        write_json(folder / CONFIG_FILE, config)
+
+    def _is_like_gpt2(self) -> bool:
+        description = json.loads(self.backend.to_str())
+        splitter = description["pre_tokenizer"] or {}
+        return (
+            description["normalizer"] is None
+            and (splitter.get("type"), splitter.get("add_prefix_space"), splitter.get("use_regex")) == ("ByteLevel", False, True)
+            and description["model"]["type"] == "BPE"
+            and not description["model"].get("ignore_merges")
+        )
 
 
 def id_type(vocab_size: int) -> type[np.unsignedinteger]:
@@ -183,7 +187,7 @@ def load(folder: Path) -> TextTokenizer:
         pad = PAD
         backend.add_special_tokens([AddedToken(PAD, special=True)])
     ids = backend.get_vocab(with_added_tokens=True)
-    return TextTokenizer(backend, ids[end], ids[pad], config.get("requested_vocab_size"), config)
+    return TextTokenizer(backend, ids[end], ids[pad], config.get("requested_vocab_size"))
 
 
 def _content(token: Any) -> str | None:

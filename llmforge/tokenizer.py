@@ -99,7 +99,9 @@ def train(data: DataArguments, args: TokenizerArguments, output_dir: Path | str)
         DataError: The corpus cannot be used.
     """
     output_dir = Path(output_dir)
-    used = output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir()))
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ConfigError(f"--output_dir {output_dir} is a file.", "Give a folder.")
+    used = output_dir.exists() and any(output_dir.iterdir())
     if used and not {item.name for item in output_dir.glob("*")} <= set(FILES):
         raise ConfigError(f"--output_dir {output_dir} holds something that is no tokenizer.", "Give a new folder.")
     if used and not args.retrain_tokenizer:

@@ -254,6 +254,20 @@ def test_a_fetched_tokenizer_gives_the_same_ids_everywhere(tmp_path, settings):
     assert hf(load_pretrained(tmp_path / "copy"), text) == expected
 
 
+@pytest.mark.parametrize("name", ["GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer"])
+def test_a_fetched_tokenizer_gives_the_same_ids_whatever_class_it_names(tmp_path, name):
+    backend = byte_level(splitter=r"\p{N}{1,3}| ?\p{L}+|[^\s\p{L}\p{N}]+|\s+")
+    ours = fetch(str(foreign(tmp_path / "source", backend, tokenizer_class=name)), tmp_path / "copy")
+    text = "cafe\u0301 x12345 don't  stop"
+    assert hf(load_pretrained(tmp_path / "copy"), text) == one(ours, text)
+
+
+def test_a_pointer_to_remote_code_is_not_copied(tmp_path):
+    source = foreign(tmp_path / "source", byte_level(), auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
+    fetch(str(source), tmp_path / "copy")
+    assert "auto_map" not in (tmp_path / "copy" / "tokenizer_config.json").read_text()
+
+
 @pytest.mark.parametrize("pad", [None, END_OF_TEXT, "<missing>", {"content": END_OF_TEXT}])
 def test_a_fetched_tokenizer_gets_a_pad_of_its_own(tmp_path, pad):
     backend = byte_level()

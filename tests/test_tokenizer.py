@@ -152,3 +152,9 @@ def test_retraining_never_deletes_what_is_no_tokenizer(corpus, tmp_path):
     (tmp_path / "t" / "thesis.txt").write_text("years of work")
     run("train", "--corpus", corpus, "--vocab_size", 300, "--output_dir", tmp_path / "t", "--retrain_tokenizer")
     assert (tmp_path / "t" / "thesis.txt").read_text() == "years of work"
+
+
+def test_retraining_never_deletes_a_file(corpus, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    run("train", "--corpus", corpus, "--vocab_size", 300, "--output_dir", tmp_path / "thesis.txt", "--retrain_tokenizer")
+    assert (tmp_path / "thesis.txt").is_file()

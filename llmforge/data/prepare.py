@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 #: Raised whenever the same corpus and settings would give other rows than before.
 ROW_FORMAT = 1
 CARD = "data_card.json"
+_CONTENT = {CARD, "data_card.md", "documents.jsonl", "dataset", "tokenizer"}
 
 
 @dataclass
@@ -161,8 +162,10 @@ def _keep_tokenizer(target: Path, args: TokenizerArguments) -> TokenizerArgument
         raise ConfigError(f"--output_dir {target} is a file.", "Give a folder.")
     if not target.exists() or not any(target.iterdir()):
         return args
-    if not (target / CARD).is_file():
-        raise ConfigError(f"--output_dir {target} holds something that is no prepared dataset.", "Give another folder.")
+    if not (target / CARD).is_file() or not {item.name for item in target.iterdir()} <= _CONTENT:
+        raise ConfigError(
+            f"--output_dir {target} holds something that is no prepared dataset, and would be replaced.", "Give another folder."
+        )
     own = target / "tokenizer"
     if args.retrain_tokenizer or args.tokenizer is not None:
         return args

@@ -174,7 +174,7 @@ def _kind(path: Path, args: DataArguments) -> str | None:
     by_suffix = next((kind for kind, known in kinds.items() if path.suffix.lower() in known), None)
     # A file or a suffix that was named is taken as what the user says it is.
     is_corpus = path == Path(args.corpus or "").expanduser()
-    if args.suffixes and not is_corpus and not path.name.endswith(tuple(args.suffixes)):
+    if args.suffixes and not is_corpus and not path.name.lower().endswith(tuple(suffix.lower() for suffix in args.suffixes)):
         return None
     named = is_corpus or bool(args.suffixes)
     if args.format == "auto":
