@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# PyTorch's wheel index, e.g. https://download.pytorch.org/whl/rocm6.4; empty is pip's own.
+# PyTorch's wheel index for another build, ROCm's say (pytorch.org names it); empty is pip's own.
 TORCH_INDEX ?=
 TORCH := $(shell grep -o '^torch==[0-9.]*' constraints.txt)
 

@@ -38,13 +38,17 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
     Raises:
         CheckpointError: Nothing usable to resume from.
         ConfigError: The run to resume was trained on other data or is another model; out of memory.
+        StorageError: The folder cannot be made, or the disk is full.
     """
     first = rank_zero_first()
     training = config.training
     if training.output_dir is None:
         training.output_dir = first(lambda: str(reserve(config.name)))
     path = Path(training.output_dir)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"--output_dir {path} cannot be made: {error.strerror}.", "Choose another folder.") from error
     checkpoint = find_checkpoint(path, config.run.resume) if config.run.resume else None
     run = RunFolder(path, is_main=rank() == 0, checkpoint=checkpoint)
     _refuse_drift(run, config, data)

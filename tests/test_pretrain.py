@@ -209,6 +209,7 @@ def test_resume_by_the_path_of_a_checkpoint_finds_the_run(finished):
         (["--corpus", "CORPUS", "--preset", "gpt2-125m"], 2, "gpt2-124m"),
         (["--corpus", "CORPUS", "--precision", "fp16"], 2, "--precision fp32"),
         (["--corpus", "CORPUS", "--output_dir", "bad.yaml"], 2, "is a file"),
+        (["--corpus", "CORPUS", "--output_dir", "bad.yaml/run"], 5, "cannot be made"),
         (["--corpus", "CORPUS", "--resume"], 2, "--output_dir"),
         (["--corpus", "CORPUS", "--output_dir", "empty", "--resume", "checkpoint-9"], 4, "checkpoint-9"),
         (["--corpus", "CORPUS", "--eval_steps", "2", "--save_steps", "3"], 2, "multiple of the evaluation"),
