@@ -283,6 +283,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: Not readable, no mapping, a key twice, a tag or an alias.
     """
     try:
+        # yaml.load with a subclass of SafeLoader is safe_load with two refusals more.
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}.", "Mend the file.") from error
