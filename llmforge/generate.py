@@ -43,7 +43,8 @@ def complete(
     args = args or GenerationArguments()
     settings: dict[str, float | bool | int] = {"do_sample": args.do_sample}
     if args.do_sample:
-        settings |= {"temperature": args.temperature, "top_p": args.top_p, "top_k": 0}
+        settings |= {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
+    check_prompts(prompts, tokenizer, model.config.max_position_embeddings)
     positions = model.config.max_position_embeddings
     was_training = model.training
     model.eval()
@@ -52,15 +53,7 @@ def complete(
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             for number, prompt in enumerate(prompts):
-                ids = [
-                    tokenizer.bos_token_id,
-                    *tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)["input_ids"],
-                ]
-                if len(ids) >= positions:
-                    raise ConfigError(
-                        f"The prompt {prompt[:40]!r}… is {len(ids)} tokens long; the model has {positions} positions.",
-                        "Shorten it.",
-                    )
+                ids = _encode(prompt, tokenizer)
                 torch.manual_seed(seed + number)
                 given = torch.tensor([ids], device=model.device)
                 produced = model.generate(
@@ -76,3 +69,27 @@ def complete(
     finally:
         model.train(was_training)
     return completions
+
+
+def _encode(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A prompt's ids after the start context that documents had in training."""
+    return [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
+
+
+def check_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, positions: int) -> None:
+    """Refuse prompts that leave no room for a completion, before anything expensive starts.
+
+    Args:
+        prompts: Texts to go on from.
+        tokenizer: The model's tokenizer.
+        positions: How many tokens the model can see.
+
+    Raises:
+        ConfigError: A prompt and its start context fill all positions.
+    """
+    for prompt in prompts:
+        length = len(_encode(prompt, tokenizer))
+        if length >= positions:
+            raise ConfigError(
+                f"The prompt {prompt[:40]!r}… is {length} tokens long; the model has {positions} positions.", "Shorten it."
+            )

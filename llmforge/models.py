@@ -11,6 +11,7 @@ from llmforge.errors import ConfigError
 from llmforge.losses import install_losses
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import GPT2Config, GPTNeoXConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 #: Embedding rows are a multiple of this, so that matrix kernels run on whole tiles.
@@ -143,6 +144,25 @@ def count_parameters(config: GPT2Config | GPTNeoXConfig) -> int:
     block = 4 * d * d + attention_biases + 2 * d * inner + inner + d + 4 * d
     embeddings = config.vocab_size * d * (1 if config.tie_word_embeddings else 2)
     return embeddings + positions + config.num_hidden_layers * block + 2 * d
+
+
+def flops_per_token(model: nn.Module, length: int) -> float:
+    """Floating point operations that training on one token of a row of `length` takes, forward and backward.
+
+    Six for each weight that multiplies, the output head included and embedding tables left out,
+    and 12 · layers · width · length for attention over the whole row (Chowdhery et al. 2022, PaLM,
+    appendix B; packed rows, whose documents do not see each other, take less).
+    """
+    from torch.nn import Embedding
+
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, Embedding)}
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None:  # a tied one multiplies as well
+        tables.discard(id(head.weight))
+    weights = sum(p.numel() for p in model.parameters() if p.ndim >= 2 and id(p) not in tables)
+    config = getattr(model, "config", None)
+    layers, width = (getattr(config, name, 0) for name in ("num_hidden_layers", "hidden_size"))
+    return 6.0 * weights + 12.0 * layers * width * length
 
 
 def build_model(

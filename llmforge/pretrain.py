@@ -31,7 +31,7 @@ from llmforge.runtime.launch import rank_zero_first
 from llmforge.runtime.logs import logger, set_up_logging, show
 from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.run_folder import refuse_used_folder
-from llmforge.trainer import build_trainer, without_validation
+from llmforge.trainer import build_trainer, check_callbacks, without_validation
 
 
 def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None) -> PretrainConfig:
@@ -95,6 +95,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
     else:
         check_corpus(config.data)
         validates = config.data.ratios()[1] > 0
+    check_callbacks(config.training, config.run)
     if not validates:
         without_validation(config.training, config.run)
     check_block_size(sketch, config.data.block_size)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmforge.callbacks.samples import SAMPLES
+from llmforge.callbacks.divergence import refuse_non_finite
+from llmforge.callbacks.samples import SAMPLES, sample_line
 from llmforge.configs.run import PretrainConfig
 from llmforge.data.prepare import PreparedDataset
 from llmforge.generate import complete
@@ -50,6 +51,7 @@ def finish(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: 
     The trainer holds the best model by validation loss where there was an evaluation, else the last.
     """
     state = trainer.state
+    refuse_non_finite(trainer.model, state.global_step)
     best = bool(trainer.args.load_best_model_at_end and state.best_model_checkpoint)
     step = int(state.best_global_step or state.global_step) if best else state.global_step
     evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
@@ -80,11 +82,10 @@ def _write_results(
     if config.generation.prompts:
         texts = complete(trainer.model, data.tokenizer, config.generation.prompts, config.generation, seed=trainer.args.seed)
         result.samples = list(zip(config.generation.prompts, texts, strict=True))
-    settings = {name: value for name, value in asdict(config.generation).items() if name != "prompts"}
+    strategy = "sampled" if config.generation.do_sample else "greedy"
     for prompt, text in result.samples:
-        append_json_line(
-            run.path / SAMPLES, {"step": result.step, "final": True, "prompt": prompt, "settings": settings, "text": text}
-        )
+        line = sample_line(result.step, prompt, strategy, config.generation, text, final=True)
+        append_json_line(run.path / SAMPLES, line)
     data.tokenizer.save_pretrained(run.path / "tokenizer")
     if result.test:
         write_json(run.path / "eval.json", {"split": "test", "step": result.step, **result.test})

@@ -6,30 +6,34 @@ it replaces and why.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import SaveStrategy
 
+from llmforge.callbacks.divergence import Divergence, refuse_non_finite
+from llmforge.callbacks.early_stopping import EarlyStopping
 from llmforge.callbacks.epoch_order import EpochOrder
+from llmforge.callbacks.histograms import Histograms, check_tracker
 from llmforge.callbacks.loss_plot import LossPlot
 from llmforge.callbacks.progress import Progress
 from llmforge.callbacks.run_log import RunLog
 from llmforge.callbacks.samples import Samples
+from llmforge.callbacks.throughput import Throughput
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.run import RunArguments
-from llmforge.configs.training import ForgeTrainingArguments
+from llmforge.configs.training import EVALUATION_METRICS, ForgeTrainingArguments
 from llmforge.data.collate import PackedCollator
 from llmforge.data.prepare import PreparedDataset
 from llmforge.data.rows import PackedRows
 from llmforge.data.sampler import EpochSampler
-from llmforge.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
+from llmforge.errors import CheckpointError, ConfigError, DataError
+from llmforge.generate import check_prompts
 from llmforge.losses import install_losses
-from llmforge.metrics import summarise
 from llmforge.runtime.launch import refuse_separate_worlds, use_all_cores
 from llmforge.runtime.logs import logger
 from llmforge.runtime.precision import apply_precision
@@ -54,12 +58,26 @@ class ForgeTrainer(Trainer):
         self._token_bytes = torch.from_numpy(from_pretrained_tokenizer(tokenizer).byte_lengths())
         missing = model.config.vocab_size - len(self._token_bytes)
         self._token_bytes = nn.functional.pad(self._token_bytes, (0, max(missing, 0)))
-        kwargs.setdefault("compute_metrics", lambda prediction: summarise(prediction.predictions))
-        self._step_loss: torch.Tensor | None = None
+        kwargs.setdefault("compute_metrics", _compute_metrics)
+        self.last_losses: list[torch.Tensor] = []  # of the step about to be applied, one a micro-batch
+        self.last_grad_norm: Any = None
+        self._losses: list[torch.Tensor] = []
         self._new_tokens: torch.Tensor | None = None
-        self._logged: tuple[float, int] | None = None  # when, and at how many tokens, the rate was last taken
         self.sampler: EpochSampler | None = None
         super().__init__(model=install_losses(model), args=args, **kwargs)
+        if not any(isinstance(callback, Divergence) for callback in self.callback_handler.callbacks):
+            self.add_callback(Divergence())
+        for callback in self.callback_handler.callbacks:
+            self._attach(callback)
+
+    def add_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:
+        """Extends `Trainer.add_callback`: callbacks that look into this trainer are handed it."""
+        super().add_callback(callback)
+        self._attach(self.callback_handler.callbacks[-1])
+
+    def _attach(self, callback: TrainerCallback) -> None:
+        if hasattr(callback, "attach"):
+            callback.attach(self)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[Any] | None:
         """Replaces `Trainer._get_train_sampler`: its order depends on the process and repeats rows at an epoch's end."""
@@ -78,31 +96,30 @@ class ForgeTrainer(Trainer):
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Extends `Trainer.training_step`: remembers the loss on the device until the step is about to be applied."""
+        """Extends `Trainer.training_step`: keeps the losses of the step, on the device, for `Divergence`."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        first = self._step_loss is None
-        self._step_loss = loss if first else self._step_loss + loss
+        first = not self._losses
+        self._losses.append(loss.detach())
         if first and torch.is_tensor(num_items_in_batch):  # the same count comes with every micro-batch of a step
             self._new_tokens = num_items_in_batch if self._new_tokens is None else self._new_tokens + num_items_in_batch
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        """Extends `Trainer._get_grad_norm`, the last stop before the optimizer: NaN goes no further.
+        """Extends `Trainer._get_grad_norm`: keeps it for `Divergence`; a step is complete here and not yet applied."""
+        self.last_losses, self._losses = self._losses, []
+        self.last_grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        return self.last_grad_norm
 
-        Under DDP the gradients, and so their norm, are the same on every rank, which all stop at
-        the same step. With an fp16 scaler an infinite norm is part of its search for a scale; there
-        the loss alone decides.
-        """
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        loss, self._step_loss = self._step_loss, None
-        watched = [value for value in (loss, None if self.args.fp16 else norm) if torch.is_tensor(value)]
-        if watched and not bool(torch.stack([torch.isfinite(value.detach()).all() for value in watched]).all()):
-            raise TrainingDiverged(
-                f"Step {self.state.global_step + 1}: loss {float(loss if loss is not None else 'nan'):.4g}, "
-                f"gradient norm {float(norm):.4g}. The step was not applied.",
-                "Resume from the last checkpoint with a lower --learning_rate, more --warmup_steps or a smaller --max_grad_norm.",
-            )
-        return norm
+    def rows_of_step(self, step: int) -> list[dict[str, Any]]:
+        """The packed rows that optimizer step `step`, counted from 0, trains on in all processes; none where unknown."""
+        if self.sampler is None:
+            return []
+        epoch, inside = divmod(step, self.sampler.steps)
+        order = self.sampler.order(epoch)[inside * self.sampler.step_rows :][: self.sampler.step_rows]
+        return [self.train_dataset[int(index)] for index in order]
+
+    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
+        """Replaces `Trainer._track_num_input_tokens`: `_count_tokens` counts, and one count is enough."""
 
     def _count_tokens(self) -> None:
         """Move the tokens counted on the device into the state; one synchronisation a log event."""
@@ -111,20 +128,14 @@ class ForgeTrainer(Trainer):
             self._new_tokens = None
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Extends `Trainer.log`: tokens trained on, and their rate since the last event, without a sync a micro-batch."""
+        """Extends `Trainer.log`: the tokens trained on so far, without a synchronisation a micro-batch."""
         self._count_tokens()
-        seen = self.state.num_input_tokens_seen
-        logs["tokens"] = seen
-        now = time.perf_counter()
-        if "loss" in logs and self._logged is not None:
-            then, before = self._logged
-            logs["tokens_per_second"] = round((seen - before) / (now - then), 1)
+        logs["tokens"] = self.state.num_input_tokens_seen
         super().log(logs, start_time)
-        # Taken after an evaluation's own event: the time it took is not training's.
-        self._logged = (time.perf_counter() if "eval_loss" in logs else now, seen)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Extends `Trainer._save_checkpoint`: the state it writes knows the tokens up to this step."""
+        """Extends `Trainer._save_checkpoint`: its state knows the tokens up to this step, and its weights are finite."""
+        refuse_non_finite(self.model, self.state.global_step)
         self._count_tokens()
         super()._save_checkpoint(model, trial)
 
@@ -133,7 +144,8 @@ class ForgeTrainer(Trainer):
 
         Stock remembers it as the best all the same, and loads nothing at the end.
         """
-        if self.args.load_best_model_at_end and not self.control.should_save:
+        by_best = self.args.save_strategy == SaveStrategy.BEST  # saves because of what is returned here
+        if self.args.load_best_model_at_end and not self.control.should_save and not by_best:
             return False
         return super()._determine_best_metric(metrics, trial)
 
@@ -195,13 +207,14 @@ def build_trainer(
         data: From `prepare_dataset`; its validation split, if any, is evaluated on.
         args: Training arguments; evaluation is switched off in them where there is no validation split.
         generation: Prompts to complete at every evaluation.
-        run: Early stopping.
+        run: Early stopping and histograms.
         folder: Where ``metrics.jsonl``, plots and samples go; by default `args.output_dir`.
         max_eval_samples: Evaluate on so many rows only, evenly spread over the split.
         callbacks: More callbacks.
 
     Raises:
-        ConfigError: Early stopping or best-model keeping without validation data; separate worlds.
+        ConfigError: Early stopping or best-model keeping without validation data or by a metric that
+            does not exist; a prompt longer than the context; separate worlds.
         DataError: The training split is empty, or was tokenized with another vocabulary than the model's.
     """
     run = run or RunArguments()
@@ -216,15 +229,20 @@ def build_trainer(
             f"The dataset's tokenizer has {len(data.tokenizer):,} entries, the model {model.config.vocab_size:,} rows.",
             "Build the model for this tokenizer.",
         )
+    check_callbacks(args, run)
     if validation is None:
         without_validation(args, run)
+    if generation is not None:
+        check_prompts(generation.prompts, data.tokenizer, model.config.max_position_embeddings)
     _warn_about_sizes(train, validation, args)
     folder = Path(folder or args.output_dir or ".")
-    extra: list[TrainerCallback] = [RunLog(folder), LossPlot(folder / "plots")]
+    extra: list[TrainerCallback] = [Divergence(data.document_names, folder), RunLog(folder), LossPlot(folder / "plots")]
     if generation is not None and generation.prompts:
         extra.append(Samples(data.tokenizer, generation, folder))
     if run.early_stopping_patience is not None:
-        extra.append(EarlyStoppingCallback(run.early_stopping_patience, run.early_stopping_threshold))
+        extra.append(EarlyStopping(run.early_stopping_metric, run.early_stopping_patience, run.early_stopping_threshold))
+    if run.histogram_steps is not None:
+        extra.append(Histograms(run.histogram_steps))
     trainer = ForgeTrainer(
         model=model,
         args=args,
@@ -237,7 +255,34 @@ def build_trainer(
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(Progress)
     trainer.pop_callback(PrinterCallback)  # RunLog writes those lines
+    # First of all, so that its figures reach the trackers and the log.
+    throughput = Throughput(_step_rows(args) * data.block_size, data.block_size)
+    trainer.callback_handler.callbacks.insert(0, throughput)
     return trainer
+
+
+def check_callbacks(args: ForgeTrainingArguments, run: RunArguments) -> None:
+    """Refuse a metric to stop or to choose by that no evaluation has, and histograms that nothing shows.
+
+    Raises:
+        ConfigError: The known metrics are listed.
+    """
+    chosen = {"metric_for_best_model": args.metric_for_best_model, "early_stopping_metric": run.early_stopping_metric}
+    for flag, name in chosen.items():
+        if name is not None and name.removeprefix("eval_") not in EVALUATION_METRICS:
+            raise ConfigError(f"--{flag} {name} is no metric.", f"Known: {', '.join(EVALUATION_METRICS)}.")
+    if run.histogram_steps is not None:
+        check_tracker(args)
+
+
+def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    from llmforge.metrics import summarise  # imports evaluate, a second that a command which fails need not take
+
+    return summarise(prediction.predictions)
+
+
+def _step_rows(args: ForgeTrainingArguments) -> int:
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def without_validation(args: ForgeTrainingArguments, run: RunArguments) -> None:
@@ -255,7 +300,7 @@ def without_validation(args: ForgeTrainingArguments, run: RunArguments) -> None:
 
 
 def _warn_about_sizes(train: PackedRows, validation: PackedRows | None, args: ForgeTrainingArguments) -> None:
-    step_rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    step_rows = _step_rows(args)
     if len(train) < step_rows:
         logger.warning(
             "the training split has %d rows, fewer than the %d of one step: each step is one epoch", len(train), step_rows

@@ -41,7 +41,9 @@ ORDER: list[set[str]] = [
     {"tasks"},
     {"generate"},
     {"report"},
-    {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py") if path.stem != "__init__"},
+    {"callbacks.forge_callback"},
+    {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}
+    - {"callbacks.__init__", "callbacks.forge_callback"},
     {"trainer"},
     {"evaluation", "plan", "run", "results"},
     {"pretrain", "finetune", "export", "convert", "prepare", "tokenizer", "doctor", "monitor"},

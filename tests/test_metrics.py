@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import evaluate
 import numpy as np
 import pytest
 
-from llmforge.metrics import summarise
+from llmforge.losses import SUM_NAMES
+from llmforge.metrics import _COLUMNS, BitsPerByte, Perplexity, TokenAccuracy, summarise
 
 # nll, tokens, correct, bytes, byte_nll
 ROWS = np.array([[8.0, 4, 1, 10, 6.0], [2.0, 1, 1, 0, 0.0], [0.0, 0, 0, 0, 0.0], [5.0, 5, 2, 14, 4.0]])
@@ -85,3 +87,57 @@ def test_a_nan_loss_is_shown_and_not_hidden():
 def test_counts_are_whole_numbers():
     metrics = summarise(ROWS)
     assert (type(metrics["tokens"]), type(metrics["bytes"])) == (int, int)
+
+
+# --- as evaluate.Metric --------------------------------------------------------------------------
+
+
+def test_the_columns_are_those_the_forward_pass_makes():
+    assert _COLUMNS == SUM_NAMES
+
+
+def test_each_works_alone_batch_by_batch():
+    metric = Perplexity()
+    metric.add_batch(nll=[8.0], tokens=[4])
+    metric.add(nll=2.0, tokens=1)
+    assert metric.compute() == {"loss": 2.0, "perplexity": pytest.approx(math.exp(2)), "tokens": 5}
+    assert BitsPerByte().compute(byte_nll=[8 * math.log(2)], bytes=[4]) == {"bits_per_byte": 2.0, "bytes": 4}
+    assert TokenAccuracy().compute(correct=[1, 2], tokens=[4, 2]) == {"accuracy": 0.5}
+
+
+def test_a_metric_can_be_used_again():
+    metric = TokenAccuracy()
+    assert metric.compute(correct=[1], tokens=[4])["accuracy"] == 0.25
+    assert metric.compute(correct=[3], tokens=[4])["accuracy"] == 0.75
+
+
+def test_they_combine():
+    together = evaluate.combine([Perplexity(), BitsPerByte(), TokenAccuracy()])
+    sums = dict(zip(SUM_NAMES, ROWS.T, strict=True))
+    assert together.compute(**sums) == summarise(ROWS)
+    assert set(evaluate.combine({"p": Perplexity(), "a": TokenAccuracy()}, force_prefix=True).compute(**sums)) == {
+        "p_loss",
+        "p_perplexity",
+        "p_tokens",
+        "a_accuracy",
+    }
+
+
+def test_sums_are_added_up_exactly():
+    """So that neither batches nor processes change the last digit; adding in float64 would lose the ones."""
+    nll = [1e16, 1.0, 1.0, -1e16]
+    assert (
+        Perplexity().compute(nll=nll, tokens=[1] * 4)["loss"]
+        == Perplexity().compute(nll=nll[::-1], tokens=[1] * 4)["loss"]
+        == 0.5
+    )
+
+
+def test_nothing_is_left_on_the_disk(tmp_path):
+    Perplexity(cache_dir=str(tmp_path)).compute(nll=[1.0], tokens=[1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_can_be_saved_the_way_evaluate_does(tmp_path):
+    evaluate.save(tmp_path / "result.json", **Perplexity().compute(nll=[2.0], tokens=[2]))
+    assert '"loss": 1.0' in (tmp_path / "result.json").read_text()

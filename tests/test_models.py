@@ -264,3 +264,16 @@ def test_saved_model_reloads_the_same(preset: str, tokenizer, tmp_path):
     ids = torch.arange(2, 12)[None]
     with torch.no_grad():
         torch.testing.assert_close(again(ids, use_cache=False).logits, model(ids, use_cache=False).logits)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_flops_of_a_token_by_hand(tokenizer, preset, tied):
+    """Six for each weight of the blocks and of the head, tied or not, and 12 x layers x width x length for attention."""
+    from llmforge.configs.model import ModelArguments
+    from llmforge.models import build_model, flops_per_token
+
+    d, rows, length = 32, 384, 64
+    model = build_model(ModelArguments(preset=preset, tie_word_embeddings=tied, **TINY[preset]), tokenizer)
+    assert model.config.vocab_size == rows
+    blocks = 2 * (4 * d * d + 2 * d * 4 * d)
+    assert flops_per_token(model, length) == 6 * (blocks + rows * d) + 12 * 2 * d * length

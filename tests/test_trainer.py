@@ -14,12 +14,15 @@ import pytest
 import torch
 import transformers
 from helpers import awkward_documents, forge_trainer, packed_rows, separate_sums, tiny_model, training_args
-from transformers import EarlyStoppingCallback, GPT2LMHeadModel, Trainer, TrainerCallback
+from transformers import GPT2LMHeadModel, Trainer, TrainerCallback
 
+from llmforge.callbacks.early_stopping import EarlyStopping
+from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.run import RunArguments
 from llmforge.data.collate import PackedCollator
 from llmforge.data.prepare import prepare_dataset
 from llmforge.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
+from llmforge.storage import read_json, read_json_lines
 from llmforge.trainer import ForgeTrainer, build_trainer
 
 
@@ -170,6 +173,51 @@ def test_training_stops_at_the_step_that_is_not_finite(preset, accumulation, tok
     assert error.value.exit_code == 6
     assert trainer.state.global_step == 3
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*"))[-1] == "checkpoint-3"
+
+
+class Overflow(TrainerCallback):
+    """Makes a weight infinite after a step whose loss and gradient were finite, as a huge learning rate does."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step == 3:
+            with torch.no_grad():
+                next(model.parameters())[20] = math.inf
+
+
+def test_weights_that_overflowed_are_not_saved(tokenizer, documents, tmp_path):
+    trainer = forge_trainer(
+        tiny_model("gpt2-10m", tokenizer),
+        tokenizer,
+        tmp_path,
+        packed_rows(documents, tokenizer),
+        max_steps=6,
+        save_strategy="steps",
+        save_steps=1,
+        callbacks=[Overflow()],
+    )
+    with pytest.raises(TrainingDiverged, match="Step 3 left weights that are not finite"):
+        trainer.train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_the_documents_of_a_diverged_step_are_those_that_were_trained_on(prepared, tmp_path):
+    """On a second epoch, with accumulation and a ragged last step."""
+    names, seen = {line["document"]: line["name"] for line in read_json_lines(prepared.path / "documents.jsonl")}, []
+    step_rows = 6
+    steps = -(-len(prepared.rows("train")) // step_rows)
+    args = training_args(tmp_path, max_steps=3 * steps, per_device_train_batch_size=2, gradient_accumulation_steps=3)
+    trainer = build_trainer(
+        tiny_model("gpt2-10m", prepared.tokenizer), prepared, args, folder=tmp_path, callbacks=[Poison(2 * steps - 1)]
+    )
+    stock = trainer.data_collator
+    trainer.data_collator = lambda rows: seen.append(rows) or stock(rows)
+    with pytest.raises(TrainingDiverged, match=f"Step {2 * steps}: loss nan"):
+        trainer.train()
+    record = read_json(tmp_path / "divergence.json")
+    last = seen[3 * (2 * steps - 1) : 3 * 2 * steps]
+    expected = {names[int(document)] for rows in last for row in rows for document in row["segment_documents"]}
+    assert set(record["documents"]) == expected
+    assert len(record["micro_batch_losses"]) == 3
 
 
 def test_trap_stock_hides_nan(tokenizer, documents, tmp_path):
@@ -437,7 +485,7 @@ def test_early_stopping_counts_on_after_a_resume(tokenizer, documents, tmp_path)
             eval_strategy="steps",
             eval_steps=1,
             per_device_train_batch_size=4,
-            callbacks=[EarlyStoppingCallback(3)],
+            callbacks=[EarlyStopping(patience=3)],
         )
 
     trainer(3).train()  # the first evaluation is the best; two are not better
@@ -514,6 +562,72 @@ def test_few_validation_rows_are_warned_about_and_training_goes_on(prepared, tmp
     assert trainer.state.global_step == 1
 
 
+@pytest.mark.parametrize("flag", ["metric_for_best_model", "early_stopping_metric"])
+def test_a_metric_that_does_not_exist_is_refused_before_step_1(prepared, tmp_path, flag):
+    best = {"metric_for_best_model": "perplexty"} if flag == "metric_for_best_model" else {}
+    run = RunArguments(early_stopping_metric="perplexty") if not best else None
+    args = training_args(tmp_path, eval_strategy="steps", save_strategy="steps", **best)
+    with pytest.raises(ConfigError, match=rf"--{flag} perplexty .*Known: loss, perplexity, bits_per_byte, accuracy"):
+        build_trainer(tiny_model("gpt2-10m", prepared.tokenizer), prepared, args, run=run)
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_step_1(prepared, tmp_path):
+    generation = GenerationArguments(prompts=["func " * 5000])
+    with pytest.raises(ConfigError, match="the model has 1024 positions"):
+        build_trainer(tiny_model("gpt2-10m", prepared.tokenizer), prepared, training_args(tmp_path), generation)
+
+
+@pytest.mark.parametrize(("metric", "greater"), [("accuracy", True), ("perplexity", False), ("bits_per_byte", False)])
+def test_the_best_checkpoint_by_any_metric(prepared, tmp_path, metric, greater):
+    """Trap: stock takes whatever does not end in "loss" for better when it is greater, perplexity too."""
+    args = training_args(
+        tmp_path,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        max_steps=6,
+        learning_rate=1e-2,
+        metric_for_best_model=metric,
+        load_best_model_at_end=True,
+    )
+    trainer = build_trainer(tiny_model("gpt2-10m", prepared.tokenizer), prepared, args, folder=tmp_path)
+    trainer.train()
+    values = {entry["step"]: entry[f"eval_{metric}"] for entry in trainer.state.log_history if f"eval_{metric}" in entry}
+    chosen = max(values.values()) if greater else min(values.values())
+    assert len(set(values.values())) == 3
+    assert values[trainer.state.best_global_step] == chosen
+    stock = transformers.TrainingArguments(
+        str(tmp_path), load_best_model_at_end=True, metric_for_best_model=metric, save_strategy="no"
+    )
+    assert stock.greater_is_better  # perplexity's worst would be kept
+
+
+def test_saving_only_the_best_saves_it(prepared, tmp_path):
+    args = training_args(
+        tmp_path,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="best",
+        max_steps=6,
+        learning_rate=1e-2,
+        load_best_model_at_end=True,
+    )
+    trainer = build_trainer(tiny_model("gpt2-10m", prepared.tokenizer), prepared, args, folder=tmp_path)
+    trainer.train()
+    assert Path(trainer.state.best_model_checkpoint).name == f"checkpoint-{trainer.state.best_global_step}"
+    assert Path(trainer.state.best_model_checkpoint).is_dir()
+
+
+@pytest.mark.parametrize("counted", ["no", "all", "non_padding"])
+def test_tokens_are_counted_once_whatever_the_flag(prepared, tmp_path, counted):
+    args = training_args(tmp_path, max_steps=3, include_num_input_tokens_seen=counted, per_device_train_batch_size=2)
+    trainer = build_trainer(tiny_model("gpt2-10m", prepared.tokenizer), prepared, args, folder=tmp_path)
+    trainer.train()
+    targets = sum(int(sum(row["segment_lengths"])) for step in range(3) for row in trainer.rows_of_step(step))
+    assert trainer.state.num_input_tokens_seen == targets
+
+
 def test_max_eval_samples_bounds_the_evaluation(prepared, tmp_path):
     args = training_args(tmp_path, eval_strategy="steps", save_strategy="steps")
     trainer = build_trainer(tiny_model("gpt2-10m", prepared.tokenizer), prepared, args, max_eval_samples=2)
@@ -540,8 +654,10 @@ def stock_sources() -> dict[str, str]:
         "_inner_training_loop",
         "_get_num_items_in_batch",
         "compute_loss",
+        "evaluate",
         "evaluation_loop",
         "_load_callback_state",
+        "_maybe_log_save_evaluate",
     ]
     parts = {f"Trainer.{name}": getattr(Trainer, name) for name in (*overridden, *relied) if not name.startswith("__")}
     parts |= {

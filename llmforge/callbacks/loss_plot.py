@@ -3,49 +3,104 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-# Okabe and Ito's palette (2008), which colour-blind readers can tell apart.
+from llmforge.runtime.logs import logger
+
+# Okabe and Ito's palette (2008), which colour-blind readers can tell apart; training and
+# validation differ in line and mark as well.
 _TRAIN, _VALIDATION, _BEST = "#0072B2", "#D55E00", "#009E73"
+#: From so many points on, training's own line is faint and a running mean lies over it.
+_SMOOTHED_FROM = 120
+
+Points = tuple[list[int], list[float]]
 
 
-def curve(history: list[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+def curve(history: list[dict[str, Any]], key: str) -> Points:
     """Steps and values of one metric in a `TrainerState.log_history`."""
     points = [(int(entry["step"]), float(entry[key])) for entry in history if key in entry]
     return [step for step, _ in points], [value for _, value in points]
 
 
-def plot_loss(history: list[dict[str, Any]], path: Path) -> Path:
-    """Draw training and validation loss over the steps into a PNG at `path`."""
+@dataclass(frozen=True)
+class _Picture:
+    title: str
+    unit: str
+    train: str | None
+    validation: str | None
+    log_scale: bool = False
+
+
+#: The pictures, by file name.
+PICTURES = {
+    "loss": _Picture("Loss", "loss (nats a token)", "loss", "eval_loss"),
+    "perplexity": _Picture("Perplexity", "perplexity", "loss", "eval_perplexity", log_scale=True),
+    "learning_rate": _Picture("Learning rate", "learning rate", "learning_rate", None),
+    "grad_norm": _Picture("Gradient norm before clipping", "gradient norm", "grad_norm", None, log_scale=True),
+}
+
+
+def plot_curves(history: list[dict[str, Any]], folder: Path, names: Iterable[str] = tuple(PICTURES)) -> list[Path]:
+    """Draw the curves of a `TrainerState.log_history` as PNGs in `folder`.
+
+    Args:
+        history: Log events; a picture without a single point is not drawn.
+        folder: Made if need be; each file is replaced as a whole.
+        names: Of `PICTURES`.
+
+    Returns:
+        The files, ``<name>.png``.
+    """
+    drawn = []
+    for name in names:
+        picture = PICTURES[name]
+        train = curve(history, picture.train) if picture.train else ([], [])
+        validation = curve(history, picture.validation) if picture.validation else ([], [])
+        if name == "perplexity":
+            train = train[0], [_exp(value) for value in train[1]]
+            if not validation[0]:  # a plain Trainer's evaluation has a loss only
+                steps, losses = curve(history, "eval_loss")
+                validation = steps, [_exp(value) for value in losses]
+        if train[0] or validation[0]:
+            drawn.append(_draw(picture, train, validation, folder / f"{name}.png"))
+    return drawn
+
+
+def _exp(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def _draw(picture: _Picture, train: Points, validation: Points, path: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    steps, losses = curve(history, "loss")
-    if steps:
-        axes.plot(steps, losses, color=_TRAIN, linewidth=1.6, label="training")
-    steps, losses = curve(history, "eval_loss")
-    if steps:
-        axes.plot(steps, losses, color=_VALIDATION, linewidth=1.6, linestyle="--", marker="o", markersize=5, label="validation")
-        best = min(range(len(losses)), key=lambda i: losses[i] if math.isfinite(losses[i]) else math.inf)
-        axes.annotate(
-            f"best {losses[best]:.3f}",
-            (steps[best], losses[best]),
-            xytext=(0, 12),
-            textcoords="offset points",
-            ha="right" if best and best == len(losses) - 1 else "center",
-            color=_BEST,
-            fontweight="bold",
-        )
-    axes.set(xlabel="step", ylabel="loss (nats a token)", title="Loss")
+    if len(train[0]) >= _SMOOTHED_FROM:
+        axes.plot(*train, color=_TRAIN, linewidth=0.8, alpha=0.35, label="training")
+        axes.plot(train[0], _running_mean(train[1]), color=_TRAIN, linewidth=1.8, label="training, running mean")
+    elif train[0]:
+        axes.plot(*train, color=_TRAIN, linewidth=1.6, label="training")
+    if validation[0]:
+        axes.plot(*validation, color=_VALIDATION, linewidth=1.6, linestyle="--", marker="o", markersize=5, label="validation")
+        _mark_best(axes, *validation)
+    if picture.log_scale and any(value > 0 and math.isfinite(value) for value in (*train[1], *validation[1])):
+        from matplotlib.ticker import LogFormatter
+
+        axes.set_yscale("log")
+        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    axes.set(xlabel="step", ylabel=picture.unit, title=picture.title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if axes.lines:
+    if validation[0]:
         axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
@@ -54,22 +109,74 @@ def plot_loss(history: list[dict[str, Any]], path: Path) -> Path:
     return path
 
 
+def _mark_best(axes: Any, steps: list[int], values: list[float]) -> None:
+    best = min(range(len(values)), key=lambda i: values[i] if math.isfinite(values[i]) else math.inf)
+    axes.annotate(
+        f"best {values[best]:,.3f}",
+        (steps[best], values[best]),
+        xytext=(0, 12),
+        textcoords="offset points",
+        ha="right" if best and best == len(values) - 1 else "center",
+        color=_BEST,
+        fontweight="bold",
+    )
+
+
+def _running_mean(values: list[float]) -> list[float]:
+    """An exponential mean over some fiftieth of the curve, without the bias of its start."""
+    keep = 1 - 50 / max(len(values), 51)
+    mean, weight, means = 0.0, 0.0, []
+    for value in values:
+        if math.isfinite(value):
+            mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        means.append(mean / weight if weight else math.nan)
+    return means
+
+
 class LossPlot(TrainerCallback):
-    """Draws ``plots/loss.png`` at every evaluation and at the end; works with a plain `Trainer` too.
+    """Draws loss, perplexity, learning rate and gradient norm; works with a plain `Trainer` too.
+
+    At every evaluation, at the end, and in between at most once every `seconds` (drawing all
+    four takes about a second). Under `ForgeTrainer` the pictures of the evaluations also go to
+    the trackers, as ``plots/<name>``. A picture that cannot be written does not end the run.
 
     Args:
-        folder: Where the picture goes; by default ``plots`` in the Trainer's output folder.
+        folder: Where the pictures go; by default ``plots`` in the Trainer's output folder.
+        seconds: The least time between two refreshes by log events.
     """
 
-    def __init__(self, folder: Path | None = None):
+    def __init__(self, folder: Path | None = None, seconds: float = 120.0):
         self.folder = folder
+        self.seconds = seconds
+        self._drawn = 0.0
+        self._trainer: Any = None
 
-    def _draw(self, args: TrainingArguments, state: TrainerState) -> None:
-        if state.is_world_process_zero and state.log_history:
-            plot_loss(state.log_history, (self.folder or Path(args.output_dir or ".") / "plots") / "loss.png")
+    def attach(self, trainer: Any) -> None:
+        """Called by `ForgeTrainer` with itself."""
+        self._trainer = trainer
+
+    def _draw(self, args: TrainingArguments, state: TrainerState, track: bool) -> None:
+        if not state.is_world_process_zero or not state.log_history:
+            return
+        try:
+            paths = plot_curves(state.log_history, self.folder or Path(args.output_dir or ".") / "plots")
+        except OSError as error:
+            logger.warning("the curves could not be drawn: %s", error)
+            paths = []
+        self._drawn = time.monotonic()
+        for path in paths:
+            if track and self._trainer is not None:
+                self._trainer.trackers.picture(f"plots/{path.stem}", path, state.global_step)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._drawn = time.monotonic()
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if time.monotonic() - self._drawn >= self.seconds:
+            self._draw(args, state, track=False)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._draw(args, state)
+        self._draw(args, state, track=True)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._draw(args, state)
+        self._draw(args, state, track=True)

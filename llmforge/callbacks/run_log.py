@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from llmforge.runtime.devices import peak_memory
+from llmforge.callbacks.forge_callback import ForgeCallback
 from llmforge.runtime.logs import logger
 from llmforge.storage import append_json_line, keep_json_lines
 
 METRICS = "metrics.jsonl"
 _SKIPPED = ("total_flos", "eval_model_preparation_time")
 #: In the file, but not in the readable line.
-_QUIET = ("epoch", "tokens", "eval_tokens", "eval_bytes")
+_QUIET = ("epoch", "tokens", "eval_tokens", "eval_bytes", "useful_tokens_per_second", "eta_seconds")
+_SPEEDS = ("_runtime", "_per_second")
 
 
-class RunLog(TrainerCallback):
+class RunLog(ForgeCallback):
     """Writes every log event to ``metrics.jsonl`` and a readable line to ``run.log``.
 
     A resumed run first drops the lines past the step it resumes from: they belong to work
@@ -29,9 +31,11 @@ class RunLog(TrainerCallback):
         self.path = folder / METRICS
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
         if state.is_world_process_zero:
             step = state.global_step
-            keep_json_lines(self.path, lambda line: line.get("step", 0) <= step)
+            # Nothing is kept at step 0, where a run starts over; the line that closed a finished run goes, too.
+            keep_json_lines(self.path, lambda line: 0 < step >= line.get("step", 0) and "train_runtime" not in line)
 
     def on_log(
         self,
@@ -44,7 +48,7 @@ class RunLog(TrainerCallback):
         if not state.is_world_process_zero or not logs:
             return
         values = {key: value for key, value in logs.items() if key not in _SKIPPED}
-        line = {"step": state.global_step, **values, "memory": peak_memory(), "time": round(time.time(), 3)}
+        line = {"step": state.global_step, **values, "time": round(time.time(), 3)}
         append_json_line(self.path, line)
         logger.info(describe(state, values))
 
@@ -53,7 +57,11 @@ def describe(state: TrainerState, values: dict[str, Any]) -> str:
     """A log event as ``step 20/300 loss=4.1234 …``."""
     shown = []
     for key, value in values.items():
-        if key in _QUIET or (key.endswith(("_runtime", "_per_second")) and key != "tokens_per_second"):
+        if key in _QUIET or key.startswith("device_") or (key.endswith(_SPEEDS) and key != "tokens_per_second"):
             continue
-        shown.append(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}")
+        # Rates need no decimals; a loss does.
+        form = ",.0f" if key == "tokens_per_second" else ".4g"
+        shown.append(f"{key}={value:{form}}" if isinstance(value, float) else f"{key}={value}")
+    if "eta_seconds" in values:
+        shown.append(f"eta={datetime.timedelta(seconds=round(values['eta_seconds']))}")
     return f"step {state.global_step}/{state.max_steps} {' '.join(shown)}"

@@ -17,17 +17,22 @@ from transformers import (
 
 from llmforge.configs.generation import GenerationArguments
 from llmforge.generate import complete
+from llmforge.runtime.logs import logger
 from llmforge.storage import append_json_line, keep_json_lines
 
 SAMPLES = "samples.jsonl"
 
 
 class Samples(TrainerCallback):
-    """Completes the prompts at every evaluation, into ``samples.jsonl``; works with a plain `Trainer` too.
+    """Completes the prompts at every evaluation, in every strategy; works with a plain `Trainer` too.
+
+    Into ``samples.jsonl``, one line a prompt and strategy, and under `ForgeTrainer` into the
+    trackers as ``samples/<strategy>``. The random state of the training is untouched, and a
+    file that cannot be written does not end the run.
 
     Args:
         tokenizer: The model's tokenizer.
-        args: Prompts and sampling settings.
+        args: Prompts, strategies and sampling settings.
         folder: Where the file goes; by default the Trainer's output folder.
     """
 
@@ -35,6 +40,11 @@ class Samples(TrainerCallback):
         self.tokenizer = tokenizer
         self.settings = args
         self.folder = folder
+        self._trainer: Any = None
+
+    def attach(self, trainer: Any) -> None:
+        """Called by `ForgeTrainer` with itself."""
+        self._trainer = trainer
 
     def _path(self, args: TrainingArguments) -> Path:
         return (self.folder or Path(args.output_dir or ".")) / SAMPLES
@@ -42,7 +52,7 @@ class Samples(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             step = state.global_step
-            keep_json_lines(self._path(args), lambda line: line.get("step", 0) <= step)
+            keep_json_lines(self._path(args), lambda line: line.get("step", 0) <= step and not line.get("final"))
 
     def on_evaluate(
         self,
@@ -55,7 +65,25 @@ class Samples(TrainerCallback):
         # Before the first step there is only noise to show.
         if not state.is_world_process_zero or not self.settings.prompts or model is None or state.global_step == 0:
             return
-        texts = complete(model, self.tokenizer, self.settings.prompts, self.settings, seed=args.seed)
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "prompts"}
-        for prompt, text in zip(self.settings.prompts, texts, strict=True):
-            append_json_line(self._path(args), {"step": state.global_step, "prompt": prompt, "settings": settings, "text": text})
+        try:
+            self._write(args, state, model)
+        except OSError as error:
+            logger.warning("the samples could not be written: %s", error)
+
+    def _write(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel) -> None:
+        for strategy, settings in self.settings.by_strategy().items():
+            texts = complete(model, self.tokenizer, self.settings.prompts, settings, seed=args.seed)
+            shown = []
+            for prompt, text in zip(self.settings.prompts, texts, strict=True):
+                append_json_line(self._path(args), sample_line(state.global_step, prompt, strategy, settings, text))
+                shown.append(f"{prompt}▶{text}")
+            if self._trainer is not None:
+                self._trainer.trackers.text(f"samples/{strategy}", "\n\n".join(shown), state.global_step)
+
+
+def sample_line(step: int, prompt: str, strategy: str, settings: GenerationArguments, text: str, **more: Any) -> dict[str, Any]:
+    """One line of ``samples.jsonl``: step, prompt, strategy, its settings, text."""
+    used = {"max_new_tokens": settings.max_new_tokens, "do_sample": settings.do_sample}
+    if settings.do_sample:
+        used |= {name: value for name, value in asdict(settings).items() if name in ("temperature", "top_p", "top_k")}
+    return {"step": step, **more, "prompt": prompt, "strategy": strategy, "settings": used, "text": text}

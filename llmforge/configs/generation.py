@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llmforge.errors import ConfigError
+
+_GREEDY = "greedy"
+#: What a strategy may set.
+_SETTINGS: dict[str, Callable[[str], Any]] = {"temperature": float, "top_p": float, "top_k": int}
 
 
 @dataclass
@@ -12,7 +18,7 @@ class GenerationArguments:
     """Prompts and sampling settings.
 
     Raises:
-        ConfigError: A temperature, top-p or length that no sampler can use.
+        ConfigError: A temperature, top-p, top-k, length or strategy that no sampler can use.
     """
 
     _argument_group_name = "generation"
@@ -25,6 +31,14 @@ class GenerationArguments:
     do_sample: bool = field(default=True, metadata={"help": "Sample; otherwise take the likeliest token."})
     temperature: float = field(default=0.8, metadata={"help": "Below 1 sharpens the distribution, above 1 flattens it."})
     top_p: float = field(default=0.95, metadata={"help": "Sample from the likeliest tokens of this total probability."})
+    top_k: int = field(default=0, metadata={"help": "Sample from so many of the likeliest tokens; 0 is all of them."})
+    strategies: list[str] = field(
+        default_factory=lambda: [_GREEDY, "temperature=0.8,top_p=0.95", "temperature=1.0,top_k=40"],
+        metadata={
+            "help": "How each prompt is completed at evaluations: greedy, or settings like temperature=0.8,top_p=0.95,top_k=40; "
+            "an empty list takes the settings above alone."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -33,3 +47,34 @@ class GenerationArguments:
             raise ConfigError(f"--temperature {self.temperature} is not above 0.", "For greedy decoding give --no-do_sample.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"--top_p {self.top_p} is no probability.", "Give a number above 0 and up to 1.")
+        if self.top_k < 0:
+            raise ConfigError(f"--top_k {self.top_k} is negative.", "Give 0 for all tokens.")
+        for name in self.strategies:
+            _strategy(name)
+
+    def by_strategy(self) -> dict[str, GenerationArguments]:
+        """The settings of each of `strategies`, by its name, without strategies of their own."""
+        own = replace(self, strategies=[])
+        if not self.strategies:
+            return {"sampled" if self.do_sample else _GREEDY: own}
+        return {name: replace(own, **_strategy(name)) for name in self.strategies}
+
+
+def _strategy(name: str) -> dict[str, Any]:
+    """``temperature=0.8,top_p=0.95`` as the fields it sets; what it does not name is neutral."""
+    if name == _GREEDY:
+        return {"do_sample": False}
+    fields: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    for part in name.split(","):
+        key, _, value = part.partition("=")
+        try:
+            fields[key.strip()] = _SETTINGS[key.strip()](value)
+        except (KeyError, ValueError):
+            raise ConfigError(
+                f"--strategies {name}: {part!r} is no setting.", "Write greedy, or settings like temperature=0.8,top_p=0.95."
+            ) from None
+    try:
+        GenerationArguments(**fields, strategies=[])  # refuses impossible values
+    except ConfigError as error:
+        raise ConfigError(f"--strategies {name}: {error.problem}", "Write greedy, or possible settings.") from None
+    return fields

@@ -35,10 +35,21 @@ class RunArguments:
     )
     early_stopping_patience: int | None = field(
         default=None,
-        metadata={"help": "Stop after so many evaluations without a better validation loss; off if not given."},
+        metadata={
+            "nargs": "?",
+            "const": 5,
+            "help": "Stop after so many evaluations without an improvement; 5 if no number is given, off without the flag.",
+        },
+    )
+    early_stopping_metric: str = field(
+        default="loss", metadata={"help": "What has to improve: loss, perplexity, bits_per_byte or accuracy."}
     )
     early_stopping_threshold: float = field(
-        default=0.0, metadata={"help": "A loss counts as better when it is lower by more than this."}
+        default=0.0, metadata={"help": "An improvement is one by more than this, in the metric's own unit."}
+    )
+    histogram_steps: int | None = field(
+        default=None,
+        metadata={"help": "Histograms of parameters and gradients into the trackers every so many steps; off if not given."},
     )
 
     def __post_init__(self) -> None:
@@ -46,6 +57,8 @@ class RunArguments:
             raise ConfigError(f"--early_stopping_patience {self.early_stopping_patience} would stop at once.", "Give at least 1.")
         if self.early_stopping_threshold < 0:
             raise ConfigError(f"--early_stopping_threshold {self.early_stopping_threshold} is negative.", "Give 0 or more.")
+        if self.histogram_steps is not None and self.histogram_steps < 1:
+            raise ConfigError(f"--histogram_steps {self.histogram_steps} is too small.", "Give at least 1, or leave it out.")
 
 
 @dataclass

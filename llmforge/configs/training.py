@@ -18,6 +18,9 @@ from transformers.trainer_utils import IntervalStrategy, SchedulerType
 
 from llmforge.errors import ConfigError
 
+#: What an evaluation measures, and whether more of it is better.
+EVALUATION_METRICS = {"loss": False, "perplexity": False, "bits_per_byte": False, "accuracy": True}
+
 _deferring: ContextVar[bool] = ContextVar("deferring", default=False)
 
 
@@ -81,7 +84,9 @@ class ForgeTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Keep and load the best checkpoint; by default wherever there is an evaluation."}
     )
-    metric_for_best_model: str | None = field(default="loss", metadata={"help": "The metric of the best checkpoint."})
+    metric_for_best_model: str | None = field(
+        default="loss", metadata={"help": f"The metric of the best checkpoint: {', '.join(EVALUATION_METRICS)}."}
+    )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many steps."})
     report_to: list[str] = field(  # type: ignore[assignment]
         default_factory=lambda: ["tensorboard"], metadata={"help": "Trackers: tensorboard, wandb, or none."}
@@ -105,6 +110,10 @@ class ForgeTrainingArguments(TrainingArguments):
         saves = str(getattr(self.save_strategy, "value", self.save_strategy)) != "no"
         if self.load_best_model_at_end is None:
             self.load_best_model_at_end = evaluates and saves
+        best = (self.metric_for_best_model or "").removeprefix("eval_")
+        if self.greater_is_better is None and best in EVALUATION_METRICS:  # type: ignore[has-type]
+            # Stock goes by the name: whatever does not end in "loss" is better when it is greater.
+            self.greater_is_better = EVALUATION_METRICS[best]
         if self.lr_scheduler_type == "cosine_with_min_lr" and not self.lr_scheduler_kwargs:  # type: ignore[has-type]
             self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_ratio}
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):

@@ -23,7 +23,7 @@ from llmforge.errors import ConfigError, DataError
 from llmforge.runtime.launch import rank
 from llmforge.runtime.logs import logger
 from llmforge.runtime.versions import installed_versions
-from llmforge.storage import cache_root, new_folder, read_json, write_json, write_text
+from llmforge.storage import cache_root, new_folder, read_json, read_json_lines, write_json, write_text
 from llmforge.tokenization import FILES, TextTokenizer, fetch, load, load_pretrained, train_tokenizer
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class PreparedDataset:
         if split not in self.dataset:
             return None
         return PackedRows(self.dataset[split], pad=int(self.card["tokenizer"]["pad_token_id"]), most=most)
+
+    def document_names(self, indices: Sequence[int]) -> list[str]:
+        """The names of documents (a file's path in the corpus, mostly) by the numbers that ``segment_documents`` has."""
+        names = {line["document"]: line["name"] for line in read_json_lines(self.path / "documents.jsonl")}
+        return [str(names.get(index, f"number {index}")) for index in indices]
 
 
 def prepare_dataset(

@@ -6,17 +6,53 @@ commands that must answer at once.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 #: RDNA2 and older AMD architectures compute bfloat16 in software; fp16 is native there.
 #: Source: AMD's instruction set documents; not tried on hardware.
 _ROCM_WITHOUT_BF16 = ("gfx803", "gfx900", "gfx906", "gfx1010", "gfx1011", "gfx1012", "gfx103")
 #: x86 instructions that multiply bfloat16; without them a CPU emulates it some 150 times slower.
 _CPU_BF16_FLAGS = ("avx512_bf16", "amx_bf16")
+
+
+#: Dense peaks of matrix multiplication in 1e12 operations a second, by a part of the device's
+#: name: half precision with fp32 sums, and fp32 without tensor cores. Longer names first.
+#: Source: the makers' data sheets and architecture papers (NVIDIA's GeForce papers give the
+#: half rate for fp32 sums, which training uses; AMD's RDNA2 has no matrix cores; an MI250X is
+#: two devices). Others are left out rather than guessed.
+_PEAKS = (
+    ("H200", 989.0, 67.0),
+    ("H100 PCIe", 756.0, 51.0),
+    ("H100", 989.0, 67.0),
+    ("A100", 312.0, 19.5),
+    ("A40", 149.7, 37.4),
+    ("L40S", 362.0, 91.6),
+    ("L4", 121.0, 30.3),
+    ("RTX A6000", 154.8, 38.7),
+    ("RTX 4090", 165.2, 82.6),
+    ("RTX 4080", 97.5, 48.7),
+    ("RTX 3090", 71.0, 35.6),
+    ("RTX 3080", 59.5, 29.8),
+    ("RTX 2080 Ti", 53.8, 13.4),
+    ("V100", 125.0, 15.7),
+    ("T4", 65.0, 8.1),
+    ("MI300X", 1307.4, 163.4),
+    ("MI250X", 191.5, 23.9),
+    ("RX 7900 XTX", 122.8, 61.4),
+    ("RX 6800 XT", 41.5, 20.7),
+    ("RX 6700 XT", 26.4, 13.2),
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +109,62 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def device_load() -> dict[str, float]:
+    """What this process's device is holding and how busy it is; figures that cannot be had are left out.
+
+    Returns:
+        ``device_memory`` and ``device_memory_peak`` in bytes (on a GPU what torch has allocated,
+        else what the process has resident) and ``device_utilization`` in percent (of the GPU as
+        its driver says; of the cores this process may use, since the last call).
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        import psutil
+
+        process = _this_process()
+        used = process.cpu_percent() / available_cores()
+        with contextlib.suppress(psutil.Error):
+            resident = process.memory_info().rss
+            return {
+                "device_memory": resident,
+                "device_memory_peak": max(resident, peak_memory()),  # the kernel notes the peak a little later
+                "device_utilization": round(used, 1),
+            }
+        return {}
+    load: dict[str, float] = {"device_memory": torch.cuda.memory_allocated(), "device_memory_peak": peak_memory()}
+    # Needs the maker's library (nvidia-ml-py, amdsmi), which not every installation has.
+    with contextlib.suppress(Exception):
+        load["device_utilization"] = float(torch.cuda.utilization())
+    return load
+
+
+@functools.cache
+def _this_process() -> psutil.Process:
+    """One object for all calls: the processor time is counted from one call to the next."""
+    import psutil
+
+    return psutil.Process()
+
+
+def peak_flops(precision: str, name: str | None = None) -> float | None:
+    """Operations a second that a device can do at most in `precision` (``bf16``, ``fp16``, ``fp32``), if known.
+
+    Args:
+        precision: What matrices are multiplied in.
+        name: The device's name, by default that of this process's; a CPU has no known peak.
+    """
+    if name is None:
+        device = probe_device()
+        if device.kind not in ("cuda", "rocm") or (precision == "bf16" and device.half != "bf16"):
+            return None
+        name = device.name
+    for part, half, full in _PEAKS:
+        if re.search(rf"\b{re.escape(part)}\b(?! (Ti|SUPER|Laptop|D)\b)", name):
+            return (full if precision == "fp32" else half) * 1e12
+    return None
 
 
 def available_cores() -> int:

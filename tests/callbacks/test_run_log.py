@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from llmforge.callbacks.run_log import RunLog, describe
+from llmforge.errors import ConfigError
 
 
 def lines(folder):
@@ -18,6 +20,7 @@ def lines(folder):
 @pytest.fixture
 def log(tmp_path, arguments, state, control):
     callback = RunLog(tmp_path)
+    callback.attach(SimpleNamespace())
 
     def write(step: int, **logs):
         state.global_step = step
@@ -33,13 +36,12 @@ def test_every_event_is_one_line(log, tmp_path):
     first, second = lines(tmp_path)
     assert (first["step"], first["loss"], first["learning_rate"], first["epoch"]) == (10, 2.5, 1e-4, 0.1)
     assert (second["step"], second["eval_loss"]) == (10, 2.25)
-    assert first["memory"] > 0
     assert first["time"] <= second["time"]
 
 
 def test_what_says_nothing_is_left_out(log, tmp_path):
     log(10, loss=1.0, total_flos=1e15, eval_model_preparation_time=0.1)
-    assert set(lines(tmp_path)[0]) == {"step", "loss", "memory", "time"}
+    assert set(lines(tmp_path)[0]) == {"step", "loss", "time"}
 
 
 def test_a_loss_that_is_no_number_is_shown(log, tmp_path):
@@ -56,6 +58,7 @@ def test_an_empty_event_writes_nothing(log, tmp_path):
 def test_other_processes_write_nothing(tmp_path, arguments, another_process, control):
     (tmp_path / "metrics.jsonl").write_text('{"step": 500}\n')
     callback = RunLog(tmp_path)
+    callback.attach(SimpleNamespace())
     callback.on_train_begin(arguments, another_process, control)
     callback.on_log(arguments, another_process, control, logs={"loss": 1.0})
     assert lines(tmp_path) == [{"step": 500}]
@@ -71,6 +74,26 @@ def test_a_resumed_run_drops_the_lines_past_its_step(log, tmp_path, arguments, s
     assert [line["loss"] for line in lines(tmp_path)] == [10.0, 20.0, 3.5]
 
 
+def test_a_finished_run_that_goes_on_drops_its_closing_line(log, arguments, state, control, tmp_path):
+    log(20, loss=2.0)
+    log(20, train_runtime=9.0, train_loss=3.0)
+    log.callback.on_train_begin(arguments, state, control)
+    assert [sorted(line)[0] for line in lines(tmp_path)] == ["loss"]
+
+
+def test_a_run_that_starts_over_drops_everything(log, arguments, state, control, tmp_path):
+    log(0, eval_loss=9.0)
+    log(10, loss=2.0)
+    state.global_step = 0
+    log.callback.on_train_begin(arguments, state, control)
+    assert lines(tmp_path) == []
+
+
+def test_it_says_that_it_needs_forge_trainer(tmp_path, arguments, state, control):
+    with pytest.raises(ConfigError, match="RunLog needs ForgeTrainer"):
+        RunLog(tmp_path).on_train_begin(arguments, state, control)
+
+
 def test_a_line_torn_by_a_kill_is_dropped_on_resume(log, tmp_path, arguments, state, control):
     log(10, loss=1.0)
     with open(tmp_path / "metrics.jsonl", "a") as file:
@@ -82,15 +105,26 @@ def test_a_line_torn_by_a_kill_is_dropped_on_resume(log, tmp_path, arguments, st
 
 def test_a_fresh_run_begins_without_a_file(tmp_path, arguments, state, control):
     state.global_step = 0
-    RunLog(tmp_path).on_train_begin(arguments, state, control)
+    callback = RunLog(tmp_path)
+    callback.attach(SimpleNamespace())
+    callback.on_train_begin(arguments, state, control)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_the_readable_line_goes_to_the_logger(log, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
     with caplog.at_level(logging.INFO, "llmforge"):
-        log(20, loss=4.12345, learning_rate=0.0003, tokens=5, epoch=0.1, eval_runtime=2.0, tokens_per_second=1234.5)
-    assert caplog.messages == ["step 20/300 loss=4.123 learning_rate=0.0003 tokens_per_second=1234"]
+        log(
+            20,
+            loss=4.12345,
+            learning_rate=0.0003,
+            tokens=5,
+            epoch=0.1,
+            eval_runtime=2.0,
+            tokens_per_second=12345.6,
+            eta_seconds=4000.2,
+        )
+    assert caplog.messages == ["step 20/300 loss=4.123 learning_rate=0.0003 tokens_per_second=12,346 eta=1:06:40"]
 
 
 def test_values_that_are_no_floats_are_described_as_they_are(state):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from llmforge.callbacks.samples import Samples
 from llmforge.configs.generation import GenerationArguments
 from llmforge.generate import complete
 
-SETTINGS = GenerationArguments(prompts=["return", "<PR_TITLE>func"], max_new_tokens=8)
+SETTINGS = GenerationArguments(prompts=["return", "<PR_TITLE>func"], max_new_tokens=8, strategies=[])
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,8 @@ def test_a_line_a_prompt_with_step_and_settings(evaluate, model, tokenizer, tmp_
     evaluate(20)
     first, second = lines(tmp_path)
     assert (first["step"], first["prompt"], second["prompt"]) == (20, "return", "<PR_TITLE>func")
-    assert first["settings"] == {"max_new_tokens": 8, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
+    assert first["settings"] == {"max_new_tokens": 8, "do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0}
+    assert first["strategy"] == "sampled"
     expected = complete(model, tokenizer, SETTINGS.prompts, SETTINGS, seed=arguments.seed)
     assert [first["text"], second["text"]] == expected
 
@@ -114,3 +117,39 @@ def test_by_default_the_file_is_in_the_output_folder(tokenizer, model, arguments
     callback.on_train_begin(arguments, state, control)
     callback.on_evaluate(arguments, state, control, model=model)
     assert len(lines(tmp_path / "out")) == 2
+
+
+def test_every_prompt_in_every_strategy(tokenizer, model, arguments, state, control, tmp_path):
+    settings = GenerationArguments(prompts=["return", "func"], max_new_tokens=8)
+    Samples(tokenizer, settings, tmp_path).on_evaluate(arguments, state, control, model=model)
+    written = lines(tmp_path)
+    assert [line["strategy"] for line in written] == [name for name in settings.strategies for _ in range(2)]
+    assert [line["prompt"] for line in written] == ["return", "func"] * 3
+    assert written[0]["settings"] == {"max_new_tokens": 8, "do_sample": False}
+    assert written[4]["settings"] == {"max_new_tokens": 8, "do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 40}
+    greedy = GenerationArguments(max_new_tokens=8, do_sample=False)
+    assert [line["text"] for line in written[:2]] == complete(model, tokenizer, ["return", "func"], greedy)
+
+
+def test_a_run_that_goes_on_drops_the_samples_of_its_end(evaluate, tmp_path, arguments, state, control):
+    evaluate(20)
+    with open(tmp_path / "samples.jsonl", "a") as file:
+        file.write(json.dumps({"step": 20, "final": True, "text": "x"}) + "\n")
+    evaluate.callback.on_train_begin(arguments, state, control)
+    assert [line.get("final") for line in lines(tmp_path)] == [None, None]
+
+
+def test_the_trackers_get_prompt_and_text_by_strategy(tokenizer, model, arguments, state, control, tmp_path):
+    seen = []
+    callback = Samples(tokenizer, GenerationArguments(prompts=["return"], max_new_tokens=4, strategies=["greedy"]), tmp_path)
+    callback.attach(SimpleNamespace(trackers=SimpleNamespace(text=lambda *call: seen.append(call))))
+    callback.on_evaluate(arguments, state, control, model=model)
+    [(name, text, step)] = seen
+    assert (name, step) == ("samples/greedy", 20)
+    assert text == "return▶" + lines(tmp_path)[0]["text"]
+
+
+def test_a_file_that_cannot_be_written_ends_nothing(tokenizer, model, arguments, state, control, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
+    Samples(tokenizer, SETTINGS, tmp_path / "missing").on_evaluate(arguments, state, control, model=model)
+    assert "could not be written" in caplog.text

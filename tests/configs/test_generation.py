@@ -7,11 +7,20 @@ import re
 import pytest
 
 from llmforge.configs.generation import GenerationArguments
+from llmforge.errors import ConfigError
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_new_tokens", 0), ("temperature", 0.0), ("temperature", -1.0), ("top_p", 0.0), ("top_p", 1.1), ("top_p", -0.5)],
+    [
+        ("max_new_tokens", 0),
+        ("temperature", 0.0),
+        ("temperature", -1.0),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("top_p", -0.5),
+        ("top_k", -1),
+    ],
 )
 def test_settings_no_sampler_can_use(refused, name: str, value: float):
     refused(GenerationArguments, name, value, **{name: value})
@@ -33,5 +42,32 @@ def test_remedy_for_greedy_decoding_is_a_flag_there_is(refused):
 def test_names_are_those_of_transformers():
     from transformers import GenerationConfig
 
-    for name in ("max_new_tokens", "do_sample", "temperature", "top_p"):
+    for name in ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k"):
         assert hasattr(GenerationConfig(), name)
+
+
+@pytest.mark.parametrize(
+    "name", ["hot", "temperature", "temperature=x", "temperature=0", "top_p=2", "greedy,top_k=3", "top_k=1.5", ""]
+)
+def test_a_strategy_no_sampler_knows(name: str):
+    with pytest.raises(ConfigError, match=re.escape(name) if name else "strategies"):
+        GenerationArguments(strategies=[name])
+
+
+def test_a_strategy_sets_what_it_names_and_leaves_the_rest_neutral():
+    args = GenerationArguments(
+        prompts=["x"], max_new_tokens=7, temperature=0.3, top_p=0.1, strategies=["greedy", "top_k=5, temperature=0.5"]
+    )
+    greedy, sampled = args.by_strategy().values()
+    assert (greedy.do_sample, greedy.max_new_tokens, greedy.prompts) == (False, 7, ["x"])
+    assert (sampled.do_sample, sampled.temperature, sampled.top_p, sampled.top_k) == (True, 0.5, 1.0, 5)
+
+
+def test_without_strategies_the_settings_themselves_are_one():
+    [(name, args)] = GenerationArguments(temperature=0.3, strategies=[]).by_strategy().items()
+    assert (name, args.temperature) == ("sampled", 0.3)
+    assert list(GenerationArguments(do_sample=False, strategies=[]).by_strategy()) == ["greedy"]
+
+
+def test_by_default_greedy_and_two_ways_of_sampling():
+    assert [args.do_sample for args in GenerationArguments().by_strategy().values()] == [False, True, True]

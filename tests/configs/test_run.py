@@ -27,6 +27,19 @@ def test_threshold_is_not_negative(refused):
     refused(RunArguments, "early_stopping_threshold", -0.1, early_stopping_threshold=-0.1)
 
 
+def test_histograms_are_not_made_every_zero_steps(refused):
+    refused(RunArguments, "histogram_steps", 0, histogram_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "patience"), [([], None), (["--early_stopping_patience"], 5), (["--early-stopping-patience=2"], 2)]
+)
+def test_patience_without_a_number_is_five(given, patience):
+    from llmforge.parsing import ForgeParser
+
+    assert ForgeParser([RunArguments]).parse(given).get(RunArguments).early_stopping_patience == patience
+
+
 def commands() -> dict[str, list[type]]:
     """Verb → the dataclasses it parses together."""
     from llmforge.configs.training import ForgeTrainingArguments

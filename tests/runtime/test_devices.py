@@ -131,3 +131,34 @@ def test_this_machine():
     assert available_cores() >= 1
     assert peak_memory() > 2**20
     assert probe_device().memory > 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bf16", 989e12),
+        ("NVIDIA H100 PCIe", "fp16", 756e12),
+        ("NVIDIA A100-SXM4-40GB", "fp32", 19.5e12),
+        ("NVIDIA GeForce RTX 4090", "bf16", 165.2e12),
+        ("Tesla T4", "fp16", 65e12),
+        ("NVIDIA L4", "bf16", 121e12),
+        ("NVIDIA L40S", "bf16", 362e12),
+        ("AMD Radeon RX 6700 XT gfx1031", "fp16", 26.4e12),
+        ("NVIDIA GeForce RTX 4080 SUPER", "bf16", None),
+        ("NVIDIA GeForce RTX 3080 Ti Laptop GPU", "bf16", None),
+        ("NVIDIA GH200 480GB", "bf16", None),
+        ("some card", "bf16", None),
+    ],
+)
+def test_peak_of_a_known_card_and_of_no_other(name: str, precision: str, peak: float | None):
+    assert devices.peak_flops(precision, name) == peak
+
+
+def test_a_cpu_has_no_known_peak():
+    assert devices.peak_flops("fp32") is None
+
+
+def test_load_of_a_cpu_is_that_of_this_process():
+    load = devices.device_load()
+    assert set(load) == {"device_memory", "device_memory_peak", "device_utilization"}
+    assert 2**20 < load["device_memory"] <= load["device_memory_peak"]

@@ -1,0 +1,120 @@
+"""Losses, gradients and weights that are no numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llmforge.callbacks.divergence import _MOST_SKIPPED, Divergence, refuse_non_finite
+from llmforge.errors import ConfigError, TrainingDiverged
+
+ROWS = [{"segment_documents": [4, 7]}, {"segment_documents": [7, 9]}]
+
+
+@pytest.fixture
+def trainer():
+    """What the callback reads of ForgeTrainer."""
+    return SimpleNamespace(
+        last_losses=[torch.tensor(2.0), torch.tensor(1.0)],
+        last_grad_norm=torch.tensor(3.0),
+        rows_of_step=lambda step: ROWS if step == 20 else [],
+        accelerator=SimpleNamespace(optimizer_step_was_skipped=False),
+    )
+
+
+@pytest.fixture
+def arguments():
+    return SimpleNamespace(fp16=False, world_size=1)
+
+
+@pytest.fixture
+def callback(trainer, tmp_path):
+    callback = Divergence(lambda numbers: [f"doc{number}.go" for number in numbers], tmp_path)
+    callback.attach(trainer)
+    return callback
+
+
+def test_a_finite_step_passes(callback, arguments, state, control, tmp_path):
+    callback.on_pre_optimizer_step(arguments, state, control)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_stopped_and_its_documents_named(
+    callback, trainer, arguments, state, control, tmp_path, bad, where
+):
+    if where == "loss":
+        trainer.last_losses[1] = torch.tensor(bad)
+    else:
+        trainer.last_grad_norm = torch.tensor(bad)
+    with pytest.raises(TrainingDiverged, match=r"Step 21: .*doc4.go, doc7.go, doc9.go") as error:
+        callback.on_pre_optimizer_step(arguments, state, control)
+    assert error.value.exit_code == 6
+    record = json.loads((tmp_path / "divergence.json").read_text())
+    assert (record["step"], record["documents"]) == (21, ["doc4.go", "doc7.go", "doc9.go"])
+    assert len(record["micro_batch_losses"]) == 2
+
+
+def test_of_many_documents_a_few_are_shown_and_all_recorded(callback, trainer, arguments, state, control, tmp_path):
+    trainer.rows_of_step = lambda step: [{"segment_documents": list(range(100))}]
+    trainer.last_grad_norm = torch.tensor(math.nan)
+    with pytest.raises(TrainingDiverged, match=r"doc4.go and 95 more\. \(divergence.json has all\.\)"):
+        callback.on_pre_optimizer_step(arguments, state, control)
+    assert len(json.loads((tmp_path / "divergence.json").read_text())["documents"]) == 100
+
+
+def test_without_names_documents_go_by_number_and_nothing_is_written(trainer, arguments, state, control, tmp_path):
+    callback = Divergence()
+    callback.attach(trainer)
+    trainer.last_grad_norm = torch.tensor(math.nan)
+    with pytest.raises(TrainingDiverged, match="number 4, number 7"):
+        callback.on_pre_optimizer_step(arguments, state, control)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_first_process_writes(callback, trainer, arguments, another_process, control, tmp_path):
+    trainer.last_grad_norm = torch.tensor(math.nan)
+    with pytest.raises(TrainingDiverged):
+        callback.on_pre_optimizer_step(arguments, another_process, control)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_fp16_an_infinite_gradient_is_the_scaler_s_search(callback, trainer, arguments, state, control):
+    arguments.fp16 = True
+    trainer.last_grad_norm = torch.tensor(math.inf)
+    callback.on_pre_optimizer_step(arguments, state, control)
+    trainer.last_losses[0] = torch.tensor(math.nan)
+    with pytest.raises(TrainingDiverged):
+        callback.on_pre_optimizer_step(arguments, state, control)
+
+
+def test_a_scaler_that_only_skips_is_stopped(callback, trainer, arguments, state, control):
+    trainer.accelerator.optimizer_step_was_skipped = True
+    for _ in range(_MOST_SKIPPED - 1):
+        callback.on_optimizer_step(arguments, state, control)
+    trainer.accelerator.optimizer_step_was_skipped = False
+    callback.on_optimizer_step(arguments, state, control)  # one step that was applied: the search goes on
+    trainer.accelerator.optimizer_step_was_skipped = True
+    with pytest.raises(TrainingDiverged, match=f"{_MOST_SKIPPED} steps in a row"):
+        for _ in range(_MOST_SKIPPED):
+            callback.on_optimizer_step(arguments, state, control)
+
+
+def test_it_says_that_it_needs_forge_trainer(arguments, state, control):
+    with pytest.raises(ConfigError, match="Divergence needs ForgeTrainer"):
+        Divergence().on_train_begin(arguments, state, control)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_named(bad):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    refuse_non_finite(model, 7)
+    with torch.no_grad():
+        model[1].bias[2] = bad
+    with pytest.raises(TrainingDiverged, match=r"Step 7 .*1\.bias, 1 parameters"):
+        refuse_non_finite(model, 7)
