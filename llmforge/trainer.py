@@ -20,6 +20,7 @@ from llmforge.callbacks.loss_plot import LossPlot
 from llmforge.callbacks.progress import Progress
 from llmforge.callbacks.run_log import RunLog
 from llmforge.callbacks.samples import Samples
+from llmforge.callbacks.tracker import Trackers
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.run import RunArguments
 from llmforge.configs.training import ForgeTrainingArguments
@@ -60,6 +61,7 @@ class ForgeTrainer(Trainer):
         self._logged: tuple[float, int] | None = None  # when, and at how many tokens, the rate was last taken
         self.sampler: EpochSampler | None = None
         super().__init__(model=install_losses(model), args=args, **kwargs)
+        self.trackers = Trackers.install(self.callback_handler)  # so that no tracker can stop or hold the run
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[Any] | None:
         """Replaces `Trainer._get_train_sampler`: its order depends on the process and repeats rows at an epoch's end."""
