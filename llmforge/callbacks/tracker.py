@@ -244,7 +244,7 @@ def _told(error: BaseException) -> str:
 
 def close_trackers(exit_code: int | None = None) -> None:
     """Close every tracker of this process, each within its time; see `Tracker.close`."""
-    for tracker in _running:
+    for tracker in _running.copy():  # each takes itself out
         tracker.close(exit_code)
 
 
