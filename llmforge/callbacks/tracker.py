@@ -191,15 +191,15 @@ class Tracker(TrainerCallback):
     def _purge(self, state: TrainerState) -> None:
         """Have TensorBoard forget what an interrupted run wrote past the step that this one resumes from.
 
-        Stock opens its writer without a `purge_step`, and the steps done twice are drawn twice.
+        Stock opens its writer without a `purge_step`, and the steps done twice are drawn twice. A fresh run
+        has one too: TensorBoard takes the first mark in a folder for a beginning, only a second one for a restart.
         """
         stock = self.stock
         if not isinstance(stock, TensorBoardCallback) or stock.tb_writer is not None or state.is_hyper_param_search:
             return
-        folder = stock.logging_dir
-        if state.is_world_process_zero and folder is not None and any(Path(folder).glob("events.out.tfevents.*")):
+        if state.is_world_process_zero and stock.logging_dir is not None:
             step = state.global_step + 1 if state.global_step else 0  # the first step that is done again
-            stock.tb_writer = stock._SummaryWriter(log_dir=folder, purge_step=step)
+            stock.tb_writer = stock._SummaryWriter(log_dir=stock.logging_dir, purge_step=step)
 
     def _show(self, name: str, medium: Medium, step: int) -> None:
         stock = self.stock

@@ -426,7 +426,7 @@ def test_tensorboard_forgets_what_is_done_again(resumed_from, kept, tmp_path, mo
     part(0, range(1, 6), 1.0)
     part(resumed_from, range(3, 4), 2.0)
     assert tensorboard_scalars(tmp_path / "logs")["train/loss"] == [(step, 2.0 if step == 3 else 1.0) for step in kept]
-    # The reader of scripts forgets scalars, pictures and histograms; that of TensorBoard itself, which reads all as tensors, all.
+    # The reader for scripts forgets no texts; TensorBoard's own does.
     events = PluginEventAccumulator(str(tmp_path / "logs"), tensor_size_guidance={"text": 0})
     events.Reload()
     assert [event.step for event in events.Tensors("sample")] == kept
