@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import netrc
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -90,6 +91,9 @@ def _wandb(run: RunFolder) -> dict[str, str]:
         **WANDB_LIMITS,
     }
     values = {name: value for name, value in wanted.items() if not os.environ.get(name)}
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is None:
+        wandb.teardown()  # a session begun before, in a notebook say, would ignore the variables
     run.write_record(**{WANDB_RUN: (os.environ | values)["WANDB_RUN_ID"]})
     mode = os.environ.get("WANDB_MODE") or _configured_mode(os.environ | values)
     if mode in ("offline", "dryrun"):
@@ -109,6 +113,8 @@ def _configured_mode(environment: Mapping[str, str]) -> str:
 
     settings = wandb.Settings()
     usual = settings.base_url
+    home = os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb"
+    settings.settings_system = str(Path(home).expanduser() / "settings")
     settings.update_from_system_settings()
     settings.update_from_env_vars(dict(environment))
     if settings.mode not in ("online", "run", "shared"):
