@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -459,36 +460,54 @@ def black_hole():
 
 PROGRAM = """
 import sys
+from pathlib import Path
+import psutil
 from transformers import TrainerControl, TrainerState
 from transformers.integrations.integration_utils import WandbCallback
 sys.path.insert(0, sys.argv[1])
 from callbacks.test_tracker import Arguments
 from llmforge.callbacks.tracker import Tracker
-from pathlib import Path
 
-tracker, state, control = Tracker(WandbCallback(), 3, 3), TrainerState(), TrainerControl()
-for event in ("on_train_begin", "on_log", "on_train_end"):
+tracker, state, control = Tracker(WandbCallback(), float(sys.argv[2]), 3), TrainerState(), TrainerControl()
+tracker.on_train_begin(Arguments(Path("run")), state, control, model=None)
+for child in psutil.Process().children():
+    if child.name() == "wandb-core":
+        print(child.pid)
+        if "suspend" in sys.argv:
+            child.suspend()
+for event in ("on_log", "on_train_end"):
     getattr(tracker, event)(Arguments(Path("run")), state, control, model=None, logs={"loss": 1.0})
 print("the end")
 """
 
 
+def program(*arguments: str, **environment: str) -> tuple[int, list[str], str]:
+    """Run a small training's hooks in a process that calls no `close`; returns its exit code and what it wrote."""
+    # Into files: a service that is left behind would keep a pipe open.
+    with open("out", "w") as out, open("err", "w") as err:
+        ended = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(Path(__file__).parent.parent), *arguments],
+            env=os.environ | environment,
+            stdout=out,
+            stderr=err,
+            timeout=100,
+        )
+    return ended.returncode, Path("out").read_text().splitlines(), Path("err").read_text()
+
+
 def test_the_process_ends_though_wandb_s_server_never_answers(black_hole, tmp_path):
     """With wandb's own limits, 90 s and for ever, untouched: the tracker's are enough."""
-    environment = os.environ | {
-        "WANDB_BASE_URL": black_hole,
-        "WANDB_API_KEY": "secretsecret" * 4,
-        "WANDB_MODE": "online",
-        "WANDB_DIR": str(tmp_path),
-    }
-    ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(Path(__file__).parent.parent)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=80,
-        cwd=tmp_path,
-    )
-    assert (ended.returncode, ended.stdout) == (0, "the end\n"), ended.stderr
-    assert ended.stderr.count("wandb is switched off, the run goes on without it: no answer within 3 s") == 1
-    assert "secretsecret" not in ended.stderr
+    key = "secretsecret" * 4
+    code, out, told = program("3", WANDB_MODE="online", WANDB_BASE_URL=black_hole, WANDB_API_KEY=key, WANDB_DIR=str(tmp_path))
+    assert (code, out[-1]) == (0, "the end"), told
+    assert told.count("wandb is switched off, the run goes on without it: no answer within 3 s at on_train_begin") == 1
+    assert "secretsecret" not in told
+
+
+def test_the_process_ends_though_wandb_s_service_hangs(tmp_path):
+    """wandb's own hook at the process's end waits for its service without a limit."""
+    code, out, told = program("60", "suspend", WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
+    assert out, told
+    os.kill(int(out[0]), signal.SIGKILL)  # stopped, it does not see that its process has ended
+    assert (code, out[-1]) == (0, "the end"), told
+    assert told.count("wandb is switched off, the run goes on without it: no answer within 3 s at the end of the run") == 1
