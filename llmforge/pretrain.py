@@ -31,6 +31,7 @@ from llmforge.runtime.launch import rank_zero_first
 from llmforge.runtime.logs import logger, set_up_logging, show
 from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.run_folder import refuse_used_folder
+from llmforge.runtime.trackers import check_trackers
 from llmforge.trainer import build_trainer, check_callbacks, without_validation
 
 
@@ -82,6 +83,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
         DataError: No corpus where one is needed.
         CheckpointError: ``--resume`` names a checkpoint that cannot be used.
     """
+    check_trackers(config.training.report_to)
     preset = get_preset(config.model.preset)
     if config.tokenizer.vocab_size is None:
         config.tokenizer.vocab_size = preset.vocab_size

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmforge.callbacks.run_log import METRICS
+from llmforge.callbacks.tracker import close_trackers
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.run import PretrainConfig
 from llmforge.configs.training import ForgeTrainingArguments
@@ -22,6 +22,7 @@ from llmforge.runtime.devices import format_bytes, probe_device
 from llmforge.runtime.launch import rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
 from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder, reserve
+from llmforge.runtime.trackers import tracker_environment
 from llmforge.storage import read_json, read_json_lines
 
 #: fp32 weights, gradients and the two moments of AdamW, in bytes a parameter.
@@ -52,7 +53,6 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
     checkpoint = find_checkpoint(path, config.run.resume) if config.run.resume else None
     run = RunFolder(path, is_main=rank() == 0, checkpoint=checkpoint)
     _refuse_drift(run, config, data)
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(path / "logs")
     training.run_name = training.run_name or path.name
     handler = add_log_file(path / "run.log")
     try:
@@ -67,7 +67,8 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
             tokenizer=data.card["tokenizer"],
             processes=world_size(),
         )
-        yield run
+        with tracker_environment(training.report_to, run):
+            yield run
     except KeyboardInterrupt:
         _close(run, EXIT_PREEMPTED, "interrupted")
         logger.warning("interrupted; go on with --output_dir %s --resume", path)
@@ -100,6 +101,7 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
 def _close(run: RunFolder, code: int, reason: str) -> None:
     steps = [line["step"] for line in read_json_lines(run.path / METRICS) if "step" in line]
     run.write_exit(code, reason, steps[-1] if steps else None)
+    close_trackers(code)
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:

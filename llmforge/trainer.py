@@ -24,6 +24,7 @@ from llmforge.callbacks.progress import Progress
 from llmforge.callbacks.run_log import RunLog
 from llmforge.callbacks.samples import Samples
 from llmforge.callbacks.throughput import Throughput
+from llmforge.callbacks.tracker import Trackers
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.run import RunArguments
 from llmforge.configs.training import EVALUATION_METRICS, ForgeTrainingArguments
@@ -65,6 +66,7 @@ class ForgeTrainer(Trainer):
         self._new_tokens: torch.Tensor | None = None
         self.sampler: EpochSampler | None = None
         super().__init__(model=install_losses(model), args=args, **kwargs)
+        self.trackers = Trackers.install(self.callback_handler)  # so that no tracker can stop or hold the run
         if not any(isinstance(callback, Divergence) for callback in self.callback_handler.callbacks):
             self.add_callback(Divergence())
         for callback in self.callback_handler.callbacks:

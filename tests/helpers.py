@@ -118,3 +118,56 @@ def forge_trainer(model, tokenizer, folder: Path, train=None, evaluate=None, cal
         data_collator=PackedCollator(),
         callbacks=list(callbacks),
     )
+
+
+def tensorboard_events(folder: Path):
+    """What TensorBoard itself reads from a folder of event files."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance=dict.fromkeys(("scalars", "images", "tensors", "histograms"), 0))
+    events.Reload()
+    return events
+
+
+def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Step and value of every scalar, by tag."""
+    events = tensorboard_events(folder)
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def wandb_records(folder: Path):
+    """The records of the one W&B run in ``folder/wandb``, read from its file: LevelDB's log format with a header of 7 bytes."""
+    import struct
+
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (path,) = folder.glob("wandb/*run-*/run-*.wandb")
+    data, place, joined, records = path.read_bytes(), 7, b"", []
+    assert data[:4] == b":W&B"
+    while place + 7 <= len(data):
+        left = 32768 - place % 32768
+        if left < 7:  # a header does not cross the end of a block
+            place += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        joined += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            records.append(Record.FromString(joined))
+            joined = b""
+    return records
+
+
+def wandb_history(folder: Path) -> dict[str, list[tuple[int, object]]]:
+    """Step on W&B's axis and value of everything logged, by key."""
+    import json
+
+    found: dict[str, list[tuple[int, object]]] = {}
+    for record in wandb_records(folder):
+        if record.WhichOneof("record_type") == "history":
+            row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            step = row.pop("train/global_step", None)
+            for key, value in row.items():
+                if not key.startswith("_"):
+                    found.setdefault(key, []).append((step, value))
+    return found

@@ -28,12 +28,15 @@ def folder(name: str, *steps: str) -> list[set[str]]:
     return [{f"{name}.{word}" for word in step.split()} for step in steps]
 
 
+#: What the callbacks themselves stand on.
+_FIRST_CALLBACKS = ("forge_callback", "media", "tracker")
+
 ORDER: list[set[str]] = [
     {"errors"},
     {"storage"},
     *folder("configs", "data generation model tokenizer training checkpoint lora", "run"),
     {"parsing"},
-    *folder("runtime", "devices", "launch", "precision", "logs", "versions", "run_folder", "commands"),
+    *folder("runtime", "devices", "launch", "precision", "logs", "versions", "run_folder", "trackers", "commands"),
     {"tokenization", "metrics", "losses", "attention", "optimizers"},
     {"models"},
     *folder("data", "sources", "cleaning", "dedup", "splits", "packing", "rows", "prepare", "sampler", "collate"),
@@ -41,9 +44,9 @@ ORDER: list[set[str]] = [
     {"tasks"},
     {"generate"},
     {"report"},
-    {"callbacks.forge_callback"},
+    *folder("callbacks", *_FIRST_CALLBACKS),
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}
-    - {"callbacks.__init__", "callbacks.forge_callback"},
+    - {"callbacks.__init__", *(f"callbacks.{name}" for name in _FIRST_CALLBACKS)},
     {"trainer"},
     {"evaluation", "plan", "run", "results"},
     {"pretrain", "finetune", "export", "convert", "prepare", "tokenizer", "doctor", "monitor"},
