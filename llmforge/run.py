@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llmforge.callbacks.run_log import METRICS
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.run import PretrainConfig
 from llmforge.configs.training import ForgeTrainingArguments
@@ -21,7 +20,7 @@ from llmforge.models import build_config, count_parameters, embedding_rows
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_world_size, rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
-from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder, reserve
+from llmforge.runtime.run_folder import METRICS, RUN_RECORD, RUNS_ROOT, RunFolder, reserve
 from llmforge.storage import read_json, read_json_lines
 
 #: fp32 weights, gradients and the two moments of AdamW, in bytes a parameter.

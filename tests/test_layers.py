@@ -40,6 +40,7 @@ ORDER: list[set[str]] = [
     *folder("checkpoints", "manifest", "writer", "resume", "sync", "inspect"),
     {"tasks"},
     {"generate"},
+    {"history"},
     {"report"},
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py") if path.stem != "__init__"},
     {"trainer"},

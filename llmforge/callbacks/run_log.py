@@ -10,9 +10,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from llmforge.runtime.devices import peak_memory
 from llmforge.runtime.logs import logger
+from llmforge.runtime.run_folder import METRICS
 from llmforge.storage import append_json_line, keep_json_lines
 
-METRICS = "metrics.jsonl"
 _SKIPPED = ("total_flos", "eval_model_preparation_time")
 #: In the file, but not in the readable line.
 _QUIET = ("epoch", "tokens", "eval_tokens", "eval_bytes")

@@ -128,6 +128,7 @@ def test_gpus_that_are_not_there_are_refused_in_one_line():
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 @no_gpu
 def test_torchrun_is_a_launcher_too():
     command = [tool("torchrun"), "--nproc-per-node", "2", "--master-port", str(free_port()), "-m", "llmforge", "pretrain", *TINY]
@@ -152,6 +153,7 @@ def two_machines(*arguments: str) -> list[tuple[int, str]]:
     return [ended(first), ended(second)]
 
 
+@pytest.mark.slow
 @no_gpu
 def test_two_launches_are_one_run():
     for code, errors in two_machines("--corpus", str(SAMPLES), "--output_dir", "run"):
