@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: Columns that are always there, so that a plot made before the first of them was logged is empty and no error.
+_CURVES = ("loss", "eval_loss")
+
+
 @dataclass
 class Run:
     """What one run has left so far; made by `load_run`.
@@ -27,7 +31,8 @@ class Run:
         metrics: One row a step, `step` being the index, and a column for each thing that was logged. A step
             that was logged more than once (training loss, evaluation, the totals at the end) is one row: in
             each column the last value. Columns have gaps, as not every step is evaluated, so
-            ``run.metrics["loss"].dropna().plot()``; empty before the first log event.
+            ``run.metrics["loss"].dropna().plot()``. `loss` and `eval_loss` are always there; empty before the
+            first log event.
         samples: Text written in training, a row a prompt and evaluation, in the order of writing:
             `step`, `prompt`, `text`, `settings`, and `final`, true for what the finished model wrote.
         config: The resolved configuration, by part (``config["model"]["preset"]``); empty where
@@ -92,10 +97,12 @@ def _metrics(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     lines = [line for line in read_json_lines(path) if isinstance(line, dict) and "step" in line]
-    if not lines:
-        return pd.DataFrame(index=pd.Index([], dtype="int64", name="step"))
-    # `last` takes, in each column, the last value of a step that is none of a gap.
-    return pd.DataFrame(lines).groupby("step").last()
+    # `last` takes, in each column, the last value of a step that is no gap.
+    table = pd.DataFrame(lines, columns=None if lines else ["step"]).groupby("step").last()
+    for name in _CURVES:
+        if name not in table:
+            table[name] = float("nan")
+    return table
 
 
 def _samples(path: Path) -> pd.DataFrame:

@@ -69,6 +69,15 @@ def test_metrics_are_one_row_a_step(folder):
     assert table["eval_loss"].idxmin() == 20
 
 
+def test_a_plot_before_the_first_training_line_is_empty(folder):
+    """A run that has only evaluated so far."""
+    (folder / "metrics.jsonl").write_text(lines(METRICS[0]))
+    table = load_run(folder).metrics
+    table["loss"].dropna().plot()
+    assert table["loss"].dropna().empty
+    assert table["eval_loss"].to_dict() == {0: 6.0}
+
+
 def test_a_loss_that_is_not_finite_is_seen(folder):
     with open(folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 30, "loss": Infinity}\n')
@@ -116,6 +125,8 @@ def test_a_run_that_has_only_begun(folder):
     assert run.metrics.empty
     assert run.metrics.index.name == "step"
     assert isinstance(run.metrics, pd.DataFrame)
+    assert list(run.metrics.columns) == ["loss", "eval_loss"]
+    run.metrics["loss"].dropna().plot()
     assert run.config["training"]["max_steps"] == 20
 
 
