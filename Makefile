@@ -6,11 +6,16 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 TORCH := $(shell grep -o '^torch==[0-9.]*' constraints.txt)
 
+# What pretrain-rocm trains, on what, and further flags.
+CONFIG = rx6700xt
+CORPUS =
+ARGS =
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check fmt docs bench clean
+.PHONY: help setup demo pretrain-rocm corpus-given test test-slow check fmt docs bench clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## make .venv and install (TORCH_INDEX=URL takes another PyTorch build, e.g. ROCm's)
 
@@ -26,6 +31,23 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup ## train a small model on the sample corpus, in minutes on a CPU
 	PATH="$(abspath $(BIN)):$$PATH" accelerate launch recipes/pretrain_go.py
+
+# Not tried on hardware. RDNA2 cards other than gfx1030 have no kernels of their own in ROCm and run
+# gfx1030's; RDNA3 and CDNA have, and the override would break them. The first card that rocminfo
+# names is the one of rocm_fp16.yaml. A value that you exported stays.
+pretrain-rocm: corpus-given setup ## train on one AMD GPU (not tried on hardware): CORPUS=DIR [CONFIG=rx6700xt] [ARGS='--max_steps 9']
+	@card=$$(rocminfo 2>/dev/null | awk '$$1 == "Name:" && $$2 ~ /^gfx/ { print $$2; exit }'); \
+	case "$$card" in \
+	  gfx103[1-6]) export HSA_OVERRIDE_GFX_VERSION="$${HSA_OVERRIDE_GFX_VERSION:-10.3.0}" ;; \
+	  '') echo "warning: rocminfo names no AMD GPU; is ROCm installed?" >&2 ;; \
+	esac; \
+	export PYTORCH_HIP_ALLOC_CONF="$${PYTORCH_HIP_ALLOC_CONF:-garbage_collection_threshold:0.8,max_split_size_mb:512}"; \
+	echo "card $${card:-unknown}, HSA_OVERRIDE_GFX_VERSION=$${HSA_OVERRIDE_GFX_VERSION:-unset}"; \
+	PATH="$(abspath $(BIN)):$$PATH" accelerate launch --config_file accelerate_configs/rocm_fp16.yaml \
+	  recipes/pretrain_go.py --config $(CONFIG) --corpus "$(CORPUS)" $(ARGS)
+
+corpus-given:
+	@:$(if $(CORPUS),,$(error CORPUS is not given: make pretrain-rocm CORPUS=DIR trains on the files of DIR))
 
 test: setup ## run the whole test suite
 	$(BIN)/python -m pytest

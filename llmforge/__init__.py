@@ -27,6 +27,7 @@ _HOME = {
     "PackedRows": "data.rows",
     "PreparedDataset": "data.prepare",
     "PretrainConfig": "configs.run",
+    "Run": "history",
     "RunArguments": "configs.run",
     "RunFolder": "runtime.run_folder",
     "RunResult": "results",
@@ -39,6 +40,7 @@ _HOME = {
     "complete": "generate",
     "finish": "results",
     "load_prepared": "data.prepare",
+    "load_run": "history",
     "open_run": "run",
     "parse_pretrain": "pretrain",
     "prepare_dataset": "data.prepare",
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from llmforge.data.sampler import EpochSampler
     from llmforge.errors import CheckpointError, ConfigError, DataError, LlmforgeError, StorageError, TrainingDiverged
     from llmforge.generate import complete
+    from llmforge.history import Run, load_run
     from llmforge.models import build_model
     from llmforge.pretrain import parse_pretrain, prepare_run, pretrain_model
     from llmforge.results import RunResult, finish

@@ -25,10 +25,16 @@ from llmforge.errors import ConfigError
 from llmforge.models import build_config, build_model, check_block_size, embedding_rows, get_preset
 from llmforge.parsing import ForgeParser
 from llmforge.results import RunResult, finish
-from llmforge.run import describe, open_run
+from llmforge.run import announce, open_run
 from llmforge.runtime.commands import run_command
-from llmforge.runtime.launch import rank_zero_first
-from llmforge.runtime.logs import logger, set_up_logging, show
+from llmforge.runtime.launch import (
+    local_world_size,
+    on_first_machine,
+    rank_zero_first,
+    refuse_missing_gpus,
+    world_size,
+)
+from llmforge.runtime.logs import logger, set_up_logging
 from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.run_folder import refuse_used_folder
 from llmforge.runtime.trackers import check_trackers
@@ -79,11 +85,14 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
         named_folder: Whether `training.output_dir` was chosen by the user; otherwise a new one is made.
 
     Raises:
-        ConfigError: Settings that contradict each other, or a folder that holds another run.
+        ConfigError: Settings that contradict each other, a folder that holds another run, GPUs that are not there,
+            or several machines without a folder in common.
         DataError: No corpus where one is needed.
         CheckpointError: ``--resume`` names a checkpoint that cannot be used.
     """
     check_trackers(config.training.report_to)
+    # Asked in each machine's first process and told once.
+    rank_zero_first()(lambda: refuse_missing_gpus(config.training))
     preset = get_preset(config.model.preset)
     if config.tokenizer.vocab_size is None:
         config.tokenizer.vocab_size = preset.vocab_size
@@ -106,8 +115,13 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
     if resume is None:
         if named_folder:
             folder = Path(config.training.output_dir or ".")
-            # Asked once for all processes: the first may have begun to write when another one asks.
-            rank_zero_first()(lambda: refuse_used_folder(folder))
+            # Asked once for all processes, on the first machine: it may have begun to write when another one asks.
+            rank_zero_first()(lambda: refuse_used_folder(folder) if on_first_machine() else None)
+        elif world_size() > local_world_size():
+            raise ConfigError(
+                "Several machines need one run folder, and none is given.",
+                "Give each the same --output_dir, on a file system that all of them see.",
+            )
         else:
             config.training.output_dir = None
         return
@@ -134,7 +148,7 @@ def prepare_run(config: PretrainConfig) -> PreparedDataset:
 
     data = load_prepared(rank_zero_first()(make))
     if config.dry_run:
-        show(describe(config, data))
+        announce(config, data)
         raise SystemExit(0)
     return data
 

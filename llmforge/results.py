@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.callbacks.divergence import refuse_non_finite
-from llmforge.callbacks.samples import SAMPLES, sample_line
+from llmforge.callbacks.samples import sample_line
 from llmforge.configs.run import PretrainConfig
 from llmforge.data.prepare import PreparedDataset
 from llmforge.generate import complete
 from llmforge.runtime.devices import format_bytes, peak_memory
 from llmforge.runtime.logs import logger, printable, show
-from llmforge.runtime.run_folder import RunFolder
+from llmforge.runtime.run_folder import FINAL, SAMPLES, RunFolder
 from llmforge.storage import append_json_line, write_json, write_text
 from llmforge.trainer import ForgeTrainer
-
-FINAL = "final"
 
 
 @dataclass

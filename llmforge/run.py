@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llmforge.callbacks.run_log import METRICS
 from llmforge.callbacks.tracker import close_trackers
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.run import PretrainConfig
@@ -18,15 +17,17 @@ from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.data.prepare import PreparedDataset
 from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError, StorageError
 from llmforge.models import build_config, count_parameters, embedding_rows
-from llmforge.runtime.devices import format_bytes, probe_device
-from llmforge.runtime.launch import rank, rank_zero_first, world_size
+from llmforge.runtime.devices import Device, format_bytes, probe_device
+from llmforge.runtime.launch import local_world_size, rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
-from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder, reserve
+from llmforge.runtime.run_folder import METRICS, RUN_RECORD, RUNS_ROOT, RunFolder, reserve
 from llmforge.runtime.trackers import tracker_environment
 from llmforge.storage import read_json, read_json_lines
 
 #: fp32 weights, gradients and the two moments of AdamW, in bytes a parameter.
 _STATE_BYTES = 16
+#: More of the memory than this for them leaves no room for activations.
+_SAFE_SHARE = 0.8
 
 
 @contextlib.contextmanager
@@ -59,7 +60,7 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
         if config.run.resume:
             training.eval_on_start = training.eval_on_start and checkpoint is None
             logger.info("resuming from %s", checkpoint.name if checkpoint else "step 0: no checkpoint was saved yet")
-        show(describe(config, data))
+        announce(config, data)
         run.write_record(
             name=path.name,
             config=_plain(config),
@@ -133,6 +134,35 @@ def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:
     return step_rows, math.ceil(args.num_train_epochs * math.ceil(rows / step_rows))
 
 
+def announce(config: PretrainConfig, data: PreparedDataset) -> None:
+    """Show what will run and on what, and warn where the device's memory is short for it."""
+    show(describe(config, data))
+    device, state = probe_device(), _state_bytes(config, data)
+    if _is_short(state, device):
+        logger.warning(
+            "memory is short: weights, gradients and AdamW take %s of the %s of %s, activations apart. Take a smaller "
+            "--preset; --per_device_train_batch_size 1 and --activation_checkpointing keep the activations small.",
+            format_bytes(state * _sharing(device)),
+            format_bytes(device.memory),
+            device.name,
+        )
+
+
+def _state_bytes(config: PretrainConfig, data: PreparedDataset) -> int:
+    """What weights, gradients and optimizer of one process take."""
+    model = build_config(config.model, embedding_rows(data.card["tokenizer"]["vocab_size"]))
+    return count_parameters(model) * _STATE_BYTES
+
+
+def _sharing(device: Device) -> int:
+    """Processes of this launch that live in the same memory: all of a machine's on the CPU, one on a GPU."""
+    return local_world_size() if device.kind == "cpu" else 1
+
+
+def _is_short(state: int, device: Device) -> bool:
+    return state * _sharing(device) > _SAFE_SHARE * device.memory
+
+
 def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     """What will run and on what, as a rich table."""
     from rich.table import Table
@@ -145,8 +175,8 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     step_rows, steps = plan_steps(config.training, data.card["splits"]["train"]["rows"])
     precision = "bf16" if config.training.bf16 else "fp16" if config.training.fp16 else "fp32"
     device = probe_device()
-    state = parameters * _STATE_BYTES
-    room = "" if state < 0.8 * device.memory else ": THIS WILL HARDLY FIT"
+    state = _state_bytes(config, data)
+    room = ": short, see the warning" if _is_short(state, device) else ""
     train = splits["train"]
     documents = ", ".join(f"{name} {split['documents']:,}" for name, split in splits.items())
     table = Table(show_header=False, title="Run", title_justify="left", box=None, pad_edge=False)

@@ -91,9 +91,10 @@ def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
     lines = []
     path = Path(path)
     if path.exists():
-        for line in path.read_text(encoding="utf-8").split("\n"):  # splitlines would cut at U+2028
+        # In bytes: a torn line may end inside a character. Not splitlines, which would cut at U+2028.
+        for line in path.read_bytes().split(b"\n"):
             with contextlib.suppress(ValueError):
-                lines.append(json.loads(line))
+                lines.append(json.loads(line.decode("utf-8")))
     return lines
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
+from transformers.utils.logging import disable_progress_bar
 
 from llmforge.callbacks.divergence import Divergence, refuse_non_finite
 from llmforge.callbacks.early_stopping import EarlyStopping
@@ -35,9 +36,10 @@ from llmforge.data.sampler import EpochSampler
 from llmforge.errors import CheckpointError, ConfigError, DataError
 from llmforge.generate import check_prompts
 from llmforge.losses import install_losses
-from llmforge.runtime.launch import refuse_separate_worlds, use_all_cores
+from llmforge.runtime.launch import rank_zero_first, refuse_separate_worlds, use_all_cores
 from llmforge.runtime.logs import logger
 from llmforge.runtime.precision import apply_precision
+from llmforge.runtime.run_folder import reserve
 from llmforge.tokenization import from_pretrained_tokenizer
 
 
@@ -134,6 +136,8 @@ class ForgeTrainer(Trainer):
         self._count_tokens()
         logs["tokens"] = self.state.num_input_tokens_seen
         super().log(logs, start_time)
+        if "eval_loss" in logs:  # `evaluate` returns this dictionary, which has its own eval_tokens; a notebook shows it
+            del logs["tokens"]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Extends `Trainer._save_checkpoint`: its state knows the tokens up to this step, and its weights are finite."""
@@ -208,6 +212,7 @@ def build_trainer(
         model: From `build_model` or `from_pretrained`, GPT-2 or GPT-NeoX.
         data: From `prepare_dataset`; its validation split, if any, is evaluated on.
         args: Training arguments; evaluation is switched off in them where there is no validation split.
+            Without an `output_dir` the run gets a new folder, ``runs/run-<NNN>``, and `args.output_dir` says which.
         generation: Prompts to complete at every evaluation.
         run: Early stopping and histograms.
         folder: Where ``metrics.jsonl``, plots and samples go; by default `args.output_dir`.
@@ -221,6 +226,9 @@ def build_trainer(
     """
     run = run or RunArguments()
     refuse_separate_worlds(args)
+    if folder is None and not args.explicit_folder:  # stock's default is one folder for every run
+        args.output_dir = rank_zero_first()(lambda: str(reserve("run")))
+    disable_progress_bar()  # those of loading and saving; Trainer's own stay
     if args.device.type == "cpu":
         use_all_cores()
     train, validation = data.rows("train"), data.rows("validation", max_eval_samples)

@@ -47,7 +47,11 @@ def test_commands_parse(line, capsys):
         assert {word for word in words[1:] if "=" not in word} <= set(targets)
     elif words[0] == "llmforge":
         parses(words[1], words[2:])
-    elif words[:2] == ["accelerate", "launch"]:
+    elif words[0] == "torchrun" and "-m" in words:
+        module = words.index("-m")
+        assert words[module + 1] == "llmforge"
+        parses(words[module + 2], words[module + 3 :])
+    elif words[0] == "torchrun" or words[:2] == ["accelerate", "launch"]:
         recipe = next(index for index, word in enumerate(words) if word.startswith("recipes/"))
         assert (ROOT / words[recipe]).is_file()
         if "--config_file" in words[:recipe]:

@@ -43,6 +43,7 @@ ORDER: list[set[str]] = [
     *folder("checkpoints", "manifest", "writer", "resume", "sync", "inspect"),
     {"tasks"},
     {"generate"},
+    {"history"},
     {"report"},
     *folder("callbacks", *_FIRST_CALLBACKS),
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}

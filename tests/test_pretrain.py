@@ -14,6 +14,7 @@ from helpers import write_documents
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmforge import pretrain
+from llmforge.errors import ConfigError
 from llmforge.runtime.commands import run_command
 
 TINY_FLAGS = {
@@ -237,3 +238,34 @@ def test_a_vocabulary_that_the_data_cannot_fill_is_explained(tmp_path, capsys):
     tokenizer = record("runs/pretrain-gpt2-10m-001", "run.json")["tokenizer"]
     assert tokenizer["vocab_size"] < 1000
     assert tokenizer["requested_vocab_size"] == 32000
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch):
+    """Makes this the first process of one of two machines."""
+
+    def install(number: int) -> None:
+        ranks = {"RANK": number, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 1}
+        for name, value in ranks.items():
+            monkeypatch.setenv(name, str(value))
+
+    return install
+
+
+def test_the_second_machine_may_find_the_folder_in_use(corpus, machine, tmp_path):
+    """The first one has begun to write it; a run that was there before is refused by the first."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    flags = [*TINY_FLAGS["gpt2-10m"], *SHORT, "--corpus", str(corpus), "--output_dir", "run"]
+    machine(1)
+    assert pretrain.parse_pretrain(flags).training.output_dir == "run"
+    machine(0)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        pretrain.parse_pretrain(flags)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_two_machines_need_a_folder_in_common(corpus, machine, number):
+    machine(number)
+    with pytest.raises(ConfigError, match="same --output_dir"):
+        pretrain.parse_pretrain([*TINY_FLAGS["gpt2-10m"], *SHORT, "--corpus", str(corpus)])

@@ -11,9 +11,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from llmforge.callbacks.forge_callback import ForgeCallback
 from llmforge.runtime.logs import logger
+from llmforge.runtime.run_folder import METRICS
 from llmforge.storage import append_json_line, keep_json_lines
 
-METRICS = "metrics.jsonl"
 _SKIPPED = ("total_flos", "eval_model_preparation_time")
 #: In the file, but not in the readable line.
 _QUIET = ("epoch", "tokens", "eval_tokens", "eval_bytes", "useful_tokens_per_second", "eta_seconds")

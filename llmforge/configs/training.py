@@ -99,6 +99,7 @@ class ForgeTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Search unused parameters in DDP."})
 
     def __post_init__(self) -> None:
+        self.explicit_folder = self.output_dir is not None  # type: ignore[has-type]
         self.explicit_best = self.load_best_model_at_end is True
         evaluates = str(getattr(self.eval_strategy, "value", self.eval_strategy)) != "no"
         if self.explicit_best and not evaluates:

@@ -221,7 +221,7 @@ def _encode(tokenizer: TextTokenizer, documents: Sequence[Document]) -> list[np.
 
     size = sum(len(document.text) for document in documents)
     ids = []
-    with tqdm(total=size, unit="B", unit_scale=True, desc="tokenizing", disable=rank() != 0) as bar:
+    with tqdm(total=size, unit="B", unit_scale=True, desc="tokenizing", delay=2, disable=rank() != 0) as bar:
         for document, encoded in zip(documents, tokenizer.encode(item.text for item in documents), strict=True):
             ids.append(encoded)
             bar.update(len(document.text))

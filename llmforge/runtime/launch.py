@@ -93,13 +93,53 @@ def use_all_cores() -> None:
     torch.set_num_threads(max(1, available_cores() // local_world_size()))
 
 
+def on_first_machine() -> bool:
+    """Whether this process runs on the machine of rank 0; ranks are numbered machine by machine."""
+    return rank() == local_rank()
+
+
+def _launcher_gpus() -> str:
+    """The GPUs that the launcher was told to use (``gpu_ids``, ``--gpu_ids``), as it hands them on; empty for none."""
+    launcher = _launcher()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    # A value that stood there before the launcher came was exported for other reasons.
+    return given if launcher is not None and given != launcher.environ().get("CUDA_VISIBLE_DEVICES") else ""
+
+
+def refuse_missing_gpus(args: ForgeTrainingArguments) -> None:
+    """Refuse a launch for GPUs that this machine does not have, before anything is read or started.
+
+    Without it the processes would go on on the CPU, or fail in the middle of the process
+    group's start ("invalid device ordinal").
+
+    Raises:
+        ConfigError: The launch names GPUs and PyTorch sees none, or it has more processes here than GPUs.
+    """
+    import torch
+
+    seen = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    wanted = _launcher_gpus()
+    if wanted and not seen:
+        raise ConfigError(
+            f"The launch is for GPU {wanted}, but PyTorch {torch.__version__} sees no GPU here.",
+            "See whether the driver (nvidia-smi, rocminfo) and the PyTorch build fit the card; "
+            "for the CPU, launch with --config_file accelerate_configs/cpu.yaml or cpu_ddp.yaml.",
+        )
+    if seen and not args.use_cpu and local_world_size() > seen:
+        raise ConfigError(
+            f"The launch has {local_world_size()} processes on this machine, but PyTorch sees {seen} GPU{'s' * (seen > 1)}.",
+            f"Launch with --num_processes {seen}: one process a GPU.",
+        )
+
+
 def refuse_separate_worlds(args: ForgeTrainingArguments) -> None:
     """Start the process group, and refuse a launch whose processes do not find one another.
 
     Raises:
         ConfigError: The launcher announced more processes than the process group has;
-            each would train alone and write the same folder.
+            each would train alone and write the same folder. Or its GPUs are not there.
     """
+    refuse_missing_gpus(args)
     device = args.device
     if args.world_size != world_size():
         raise ConfigError(

@@ -19,6 +19,9 @@ from llmforge.storage import read_json, write_json
 
 RUN_RECORD = "run.json"
 EXIT_RECORD = "exit.json"
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+FINAL = "final"
 RUNS_ROOT = Path("runs")
 
 _SECRET = re.compile(r"token$|key$|secret|password", re.IGNORECASE)

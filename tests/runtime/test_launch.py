@@ -13,7 +13,13 @@ import torch
 
 from llmforge.errors import ConfigError, LlmforgeError
 from llmforge.runtime import launch
-from llmforge.runtime.launch import RankZeroFirst, launcher_precision, refuse_separate_worlds, use_all_cores
+from llmforge.runtime.launch import (
+    RankZeroFirst,
+    launcher_precision,
+    refuse_missing_gpus,
+    refuse_separate_worlds,
+    use_all_cores,
+)
 
 
 @pytest.fixture
@@ -123,7 +129,7 @@ def test_threads_are_left_alone_without_a_launcher(threads: list[int], monkeypat
 
 
 def arguments(world_size: int = 1, n_gpu: int = 0) -> SimpleNamespace:
-    return SimpleNamespace(device=torch.device("cpu"), world_size=world_size, n_gpu=n_gpu)
+    return SimpleNamespace(device=torch.device("cpu"), world_size=world_size, n_gpu=n_gpu, use_cpu=True)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -141,6 +147,62 @@ def test_processes_that_are_each_alone_are_refused(monkeypatch: pytest.MonkeyPat
 def test_one_process_for_two_gpus_is_refused():
     with pytest.raises(ConfigError, match=r"2 GPUs.*--num_processes 2.*CUDA_VISIBLE_DEVICES"):
         refuse_separate_worlds(arguments(1, n_gpu=2))
+
+
+# GPUs that are not there.
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch):
+    """Makes PyTorch see so many GPUs, in a launch of so many processes on this machine."""
+
+    def install(seen: int, processes: int = 1) -> None:
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda: seen > 0)
+        monkeypatch.setattr(torch.accelerator, "device_count", lambda: seen)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+
+    return install
+
+
+def test_launch_for_gpus_that_are_not_there_is_refused(gpus, launcher, monkeypatch: pytest.MonkeyPatch):
+    gpus(0, 2)
+    launcher("accelerate", "launch", "--config_file", "ddp.yaml")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")  # as accelerate hands gpu_ids on
+    for check in (refuse_missing_gpus, refuse_separate_worlds):
+        with pytest.raises(ConfigError, match=r"for GPU 0,1.*sees no GPU.*nvidia-smi.*cpu\.yaml"):
+            check(arguments(2))
+
+
+@pytest.mark.parametrize(
+    ("value", "exported"), [(None, None), ("", None), ("0", "0")], ids=["not given", "empty", "exported by the user"]
+)
+def test_launch_that_names_no_gpu_may_use_the_cpu(gpus, launcher, monkeypatch: pytest.MonkeyPatch, value, exported):
+    gpus(0, 2)
+    launcher("accelerate", "launch", **({"CUDA_VISIBLE_DEVICES": exported} if exported else {}))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    refuse_missing_gpus(arguments(2))
+
+
+def test_without_a_launcher_nothing_was_asked_for(gpus, monkeypatch: pytest.MonkeyPatch):
+    gpus(0)
+    monkeypatch.setattr(launch, "_launcher", lambda: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    refuse_missing_gpus(arguments())
+
+
+@pytest.mark.parametrize(("seen", "processes", "use_cpu"), [(2, 2, False), (4, 2, False), (1, 1, False), (1, 2, True)])
+def test_a_gpu_for_each_process(gpus, seen: int, processes: int, use_cpu: bool):
+    gpus(seen, processes)
+    refuse_missing_gpus(SimpleNamespace(use_cpu=use_cpu))
+
+
+def test_more_processes_than_gpus_are_refused(gpus):
+    gpus(1, 2)
+    with pytest.raises(ConfigError, match=r"2 processes on this machine, but PyTorch sees 1 GPU\..*--num_processes 1"):
+        refuse_missing_gpus(SimpleNamespace(use_cpu=False))
 
 
 # The first process first.

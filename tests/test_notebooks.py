@@ -1,0 +1,121 @@
+"""The notebooks: what is stored is whole and true of the code, and each runs from its first cell to its last."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from helpers import ROOT
+from nbclient import NotebookClient
+
+import llmforge
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+#: What a test runs instead: seconds, not minutes.
+SHORTER = {r"max_steps=\d+": "max_steps=20", r"eval_steps=\d+": "eval_steps=10", r"save_steps=\d+": "save_steps=20"}
+SHORTER |= {r"n_layer=\d+": "n_layer=1", r"n_embd=\d+": "n_embd=32", r"max_new_tokens=\d+": "max_new_tokens=8"}
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def faults(notebook: nbformat.NotebookNode) -> list[str]:
+    """What a stored notebook must not have: cells not run in order, errors, warnings, paths of the machine it was run on."""
+    found = []
+    for number, cell in enumerate(code_cells(notebook), start=1):
+        if cell.execution_count != number:
+            found.append(f"cell {number} was run as number {cell.execution_count}")
+        for output in cell.outputs:
+            if output.output_type == "error":
+                found.append(f"cell {number}: {output.ename}")
+            if output.get("name") == "stderr":
+                found.append(f"cell {number} warns: {output.text[:80]}")
+    if not any("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs):
+        found.append("no picture")
+    # Pictures left out: base64 may hold anything.
+    text = re.sub(r'"image/png": "[^"]*"', "", nbformat.writes(notebook))
+    found += re.findall(r"/(?:root|tmp|home|Users|work|opt|usr)/\S*", text)
+    return found
+
+
+def public_faults(notebook: nbformat.NotebookNode) -> list[str]:
+    """Imports other than llmforge's, and names of llmforge that are not public."""
+    found = []
+    for cell in code_cells(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Import):
+                found += [alias.name for alias in node.names if alias.name != "llmforge"]
+            elif isinstance(node, ast.ImportFrom):
+                found.append(f"from {node.module}")
+            elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "llmforge":
+                found += [node.attr] if node.attr not in llmforge.__all__ else []
+    return found
+
+
+def steps(notebook: nbformat.NotebookNode) -> list[str]:
+    """The statements that do something; those that only show what is there already are left out."""
+    whole = [ast.unparse(node) for cell in code_cells(notebook) for node in ast.parse(cell.source).body]
+    return [line for line in whole if re.search(r"llmforge\.|trainer\.|run\.", line)]
+
+
+def test_there_are_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == ["ten_lines"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_stored_is_whole(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert faults(notebook) == []
+    assert public_faults(notebook) == []
+    assert path.stat().st_size < 200_000
+
+
+def test_planted_faults_are_seen():
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    cells = code_cells(notebook)
+    cells[1].execution_count = 7
+    cells[1].outputs = [nbformat.v4.new_output("error", ename="ValueError", evalue="", traceback=[])]
+    cells[2].outputs = [nbformat.v4.new_output("stream", name="stdout", text="in /home/me/runs")]
+    cells[3].outputs = [nbformat.v4.new_output("stream", name="stderr", text="UserWarning: x")]
+    for cell in cells[4:]:
+        cell.outputs = []
+    cells[4].source = "import torch\nllmforge.trainer"
+    assert len(faults(notebook)) == 5
+    assert public_faults(notebook) == ["torch", "trainer"]
+
+
+def test_the_ten_lines_are_about_ten():
+    assert 8 <= len(steps(nbformat.read(ROOT / "docs/notebooks/ten_lines.ipynb", as_version=4))) <= 12
+
+
+def test_the_ten_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A copy, shortened, where the corpus is found by the same relative path; the outputs are the Hugging Face objects."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the kernel is a process of its own, and the model is tiny
+    folder = tmp_path / "docs" / "notebooks"
+    folder.mkdir(parents=True)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    notebook = nbformat.read(shutil.copy(ROOT / "docs/notebooks/ten_lines.ipynb", folder), as_version=4)
+    for cell in code_cells(notebook):
+        for long, short in SHORTER.items():
+            cell.source = re.sub(long, short, cell.source)
+    assert "max_steps=20" in nbformat.writes(notebook)
+    check = """
+import datasets, pandas, transformers
+assert isinstance(data.dataset, datasets.DatasetDict)
+assert isinstance(data.tokenizer, transformers.PreTrainedTokenizerBase)
+assert type(model) is transformers.GPT2LMHeadModel
+assert isinstance(trainer, transformers.Trainer)
+assert isinstance(run.metrics, pandas.DataFrame)
+assert (args.output_dir, str(run.path)) == ("runs/run-001", "runs/run-001")
+"""
+    notebook.cells.append(nbformat.v4.new_code_cell(check))
+    NotebookClient(notebook, timeout=200, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    assert faults(notebook) == []
+    assert {path.name for path in (folder / "runs" / "run-001").iterdir()} >= {"metrics.jsonl", "plots", "checkpoint-20"}
+    assert sorted(path.name for path in folder.iterdir()) == ["runs", "ten_lines.ipynb"]
