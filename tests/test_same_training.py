@@ -330,3 +330,59 @@ def test_a_resumed_run_is_the_undisturbed_one(step, dropped, preset, documents, 
     assert done | second.order() == dropped.order()
     assert min(second.order()) == step + 1
     assert_same_bits(second, dropped)
+
+
+# --- the best model and early stopping ---------------------------------------------------------------
+
+#: The validation loss falls for six steps and rises from then on; what is not the best or the newest is deleted.
+STOPPING = {
+    **batches(4, 2),
+    "num_train_epochs": 8,
+    "learning_rate": 3e-2,
+    "eval_steps": 2,
+    "save_steps": 2,
+    "save_total_limit": 1,
+    "load_best_model_at_end": True,
+    "early_stopping_patience": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(preset, documents, place):
+    """A run with dropout that early stopping ends."""
+    return train(place / "stopped", arguments(preset, documents, True, **STOPPING))
+
+
+def ending(run: Run) -> tuple:
+    """Where a run stopped, which model it kept, and which checkpoints."""
+    assert run.record("exit.json")["exit_code"] == 0
+    final = run.record()["final"]
+    return run.record("exit.json")["step"], final["which"], final["step"], sorted(path.name for path in run.path.glob("check*"))
+
+
+def test_a_resumed_run_stops_early_where_the_undisturbed_one_does(stopped, preset, documents, tmp_path):
+    """Interrupted after one evaluation that was no better: the next one is the last."""
+    stop, which, best, _ = ending(stopped)
+    assert which == "best"
+    assert best < stop - 2 < stop < 40, "there is room for an interruption between the best step and the last"
+    first, second = interrupted_and_resumed(tmp_path, arguments(preset, documents, True, **STOPPING), stop - 2)
+    assert first.record("exit.json")["newest_checkpoint"] == f"checkpoint-{stop - 2}"
+    assert ending(second) == ending(stopped)
+    assert_same_bits(second, stopped, (f"checkpoint-{best}", "final"))
+
+
+def test_a_resumed_run_finds_a_best_model_after_the_interruption(stopped, preset, documents, tmp_path):
+    """Interrupted before the best step: the checkpoint that was the best till then is not the one kept."""
+    _, _, best, _ = ending(stopped)
+    _, second = interrupted_and_resumed(tmp_path, arguments(preset, documents, True, **STOPPING), best - 2)
+    assert ending(second) == ending(stopped)
+    assert_same_bits(second, stopped, (f"checkpoint-{best}", "final"))
+
+
+def test_final_is_the_best_checkpoint(stopped):
+    _, _, best, _ = ending(stopped)
+    losses = {line["step"]: line["eval_loss"] for line in stopped.lines() if line.get("eval_loss") and line["step"]}
+    assert min(losses, key=losses.__getitem__) == best
+    weights, final = (stopped.weights(name) for name in (f"checkpoint-{best}", "final"))
+    # GPT-NeoX's head has another name where it is published than in the model.
+    assert all(torch.equal(value, final[name.replace("lm_head", "embed_out")]) for name, value in weights.items())
