@@ -73,6 +73,16 @@ class ForgeTrainer(Trainer):
         self.add_callback(EpochOrder(self.sampler))
         return self.sampler
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Extends `Trainer._run_epoch`: a run resumed at its end trains no further.
+
+        Stock looks for the end only after a step, and so trains one more, past the schedule.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Replaces `Trainer.get_decay_parameter_names`, which goes by names: decay belongs on matrices only."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]

@@ -386,3 +386,16 @@ def test_final_is_the_best_checkpoint(stopped):
     weights, final = (stopped.weights(name) for name in (f"checkpoint-{best}", "final"))
     # GPT-NeoX's head has another name where it is published than in the model.
     assert all(torch.equal(value, final[name.replace("lm_head", "embed_out")]) for name, value in weights.items())
+
+
+# --- resumed at its end ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [7, 10])
+def test_a_run_resumed_at_its_last_step_trains_no_further(steps, preset, documents, tmp_path):
+    """As after a crash while ``final/`` was written. Seven steps end inside an epoch."""
+    words = arguments(preset, documents, True, **batches(4, 2), max_steps=steps)
+    whole = train(tmp_path / "whole", words)
+    resumed = train(cut(whole, steps, tmp_path / "resumed"), [*words, "--resume"])
+    assert not (tmp_path / "resumed" / "rows" / "0.jsonl").exists()
+    assert_same_bits(resumed, whole, (f"checkpoint-{steps}", "final"))
