@@ -73,6 +73,18 @@ class ForgeTrainer(Trainer):
         self.add_callback(EpochOrder(self.sampler))
         return self.sampler
 
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Extends `Trainer._init_training_state`: the best checkpoint is the one in this run's folder.
+
+        Stock goes by the path it was written to; of a run that was moved, or is resumed from another
+        working folder, it forgets the best one.
+        """
+        begun = super()._init_training_state(*args, **kwargs)
+        best = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.best_global_step}"
+        if self.state.best_global_step and best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        return begun
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Extends `Trainer._run_epoch`: a run resumed at its end trains no further.
 

@@ -399,3 +399,18 @@ def test_a_run_resumed_at_its_last_step_trains_no_further(steps, preset, documen
     resumed = train(cut(whole, steps, tmp_path / "resumed"), [*words, "--resume"])
     assert not (tmp_path / "resumed" / "rows" / "0.jsonl").exists()
     assert_same_bits(resumed, whole, (f"checkpoint-{steps}", "final"))
+
+
+def test_a_run_that_was_moved_still_knows_its_best_model(preset, documents, tmp_path):
+    """Resumed at its last step, with nothing more to save, under another name than it was trained."""
+    settings = {**batches(4, 2), "eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
+    # Far too high a learning rate, so that the last step is not the best.
+    settings |= {"learning_rate": 1.0, "lr_scheduler_type": "constant", "max_steps": 4}
+    whole = train(tmp_path / "whole", arguments(preset, documents, True, **settings))
+    assert ending(whole)[:3] == (4, "best", 2)
+    moved = cut(whole, 4, tmp_path / "moved")
+    (moved / "run").rename(moved / "another")
+    resumed = train(moved, [*arguments(preset, documents, True, **settings, output_dir="another"), "--resume"])
+    resumed.path = moved / "another"
+    assert ending(resumed) == ending(whole)
+    assert_same_bits(resumed, whole, ("final",))
