@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_pt_utils import nested_gather
 
 from llmforge.callbacks.epoch_order import EpochOrder
 from llmforge.callbacks.loss_plot import LossPlot
+from llmforge.callbacks.loss_window import LossWindow
 from llmforge.callbacks.progress import Progress
 from llmforge.callbacks.run_log import RunLog
 from llmforge.callbacks.samples import Samples
@@ -60,6 +62,7 @@ class ForgeTrainer(Trainer):
         self._logged: tuple[float, int] | None = None  # when, and at how many tokens, the rate was last taken
         self.sampler: EpochSampler | None = None
         super().__init__(model=install_losses(model), args=args, **kwargs)
+        self.add_callback(LossWindow)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[Any] | None:
         """Replaces `Trainer._get_train_sampler`: its order depends on the process and repeats rows at an epoch's end."""
@@ -86,10 +89,16 @@ class ForgeTrainer(Trainer):
         return begun
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Extends `Trainer._run_epoch`: a run resumed at its end trains no further.
+        """Extends `Trainer._run_epoch`: a resumed run goes on with the losses not yet logged, and not past its end.
 
-        Stock looks for the end only after a step, and so trains one more, past the schedule.
+        Stock sums them anew; and it looks for the end only after a step, and so trains one more.
         """
+        window = self._loss_window()
+        if window.steps:
+            self._tr_loss += window.loss
+            self._total_loss_scalar -= window.loss  # the summary at the end is of this call's own steps
+            self._globalstep_last_logged -= window.steps
+            window.loss, window.steps = 0.0, 0
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         if not self.control.should_training_stop:
@@ -145,10 +154,18 @@ class ForgeTrainer(Trainer):
         # Taken after an evaluation's own event: the time it took is not training's.
         self._logged = (time.perf_counter() if "eval_loss" in logs else now, seen)
 
+    def _loss_window(self) -> LossWindow:
+        """The callback, which Trainer replaces by another of its kind at a resume."""
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, LossWindow))
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Extends `Trainer._save_checkpoint`: the state it writes knows the tokens up to this step."""
+        """Extends `Trainer._save_checkpoint`: what it writes knows the tokens and the losses since the last log event."""
         self._count_tokens()
+        window = self._loss_window()
+        window.steps = self.state.global_step - self._globalstep_last_logged
+        window.loss = float(nested_gather(self._tr_loss, self.args.parallel_mode).mean()) if window.steps else 0.0
         super()._save_checkpoint(model, trial)
+        window.loss, window.steps = 0.0, 0
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Extends `Trainer._determine_best_metric`: a step that is not saved cannot be the best one.

@@ -332,6 +332,15 @@ def test_a_resumed_run_is_the_undisturbed_one(step, dropped, preset, documents, 
     assert_same_bits(second, dropped)
 
 
+def test_a_logged_mean_over_several_steps_spans_the_interruption(preset, documents, tmp_path):
+    """Logged every fourth step and saved every step: the line of step 8 is of steps 5 to 8, whoever trained them."""
+    words = arguments(preset, documents, True, **batches(4, 2), logging_steps=4)
+    whole = train(tmp_path / "whole", words)
+    _, resumed = interrupted_and_resumed(tmp_path / "resumed", words, 6)
+    assert [line["step"] for line in whole.lines() if "loss" in line] == [4, 8]
+    assert_same_bits(resumed, whole)
+
+
 # --- the best model and early stopping ---------------------------------------------------------------
 
 #: The validation loss falls for six steps and rises from then on; what is not the best or the newest is deleted.
