@@ -11,6 +11,7 @@ the work is done and must not change what is learnt. Two kinds of "same" are tol
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -21,12 +22,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, TINY, TINY_DROPOUT, write_documents
+from helpers import ROOT, TINY, TINY_DROPOUT, awkward_documents, packed_rows, tiny_model, training_args, write_documents
 from row_watch import sitecustomize
 from safetensors.torch import load_file
+from transformers import (
+    DataCollatorForLanguageModeling,
+    EarlyStoppingCallback,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from llmforge import pretrain
 from llmforge.callbacks.loss_plot import LossPlot
+from llmforge.data.collate import PackedCollator
 from llmforge.data.prepare import load_prepared
 from llmforge.data.rows import BLANK
 from llmforge.data.sampler import EpochSampler
@@ -289,6 +299,7 @@ def test_a_run_of_two_processes_goes_on_with_one(two, plain, preset, documents, 
     assert_same_within_rounding(run, plain)
 
 
+@pytest.mark.parametrize("preset", ["gpt2-10m", pytest.param("neox-10m", marks=pytest.mark.slow)], indirect=True)
 def test_a_run_of_one_process_goes_on_with_two(plain, preset, documents, tmp_path):
     """Over the epoch's end too, where stock would begin the first epoch's order again."""
     folder = cut(plain, 3, tmp_path)
@@ -423,3 +434,137 @@ def test_a_run_that_was_moved_still_knows_its_best_model(preset, documents, tmp_
     resumed.path = moved / "another"
     assert ending(resumed) == ending(whole)
     assert_same_bits(resumed, whole, ("final",))
+
+
+# --- where stock Trainer is not the same training ------------------------------------------------------
+# Others are shown beside their parts: repeated rows at an epoch's end in data/test_sampler.py; the epoch's order after a
+# resume on two processes, the scale of an evaluation's loss, perplexity by batch size and NaN in test_trainer.py.
+
+
+def trained(kind: type[Trainer], folder: Path, tokenizer, resume: str | None = None, callbacks=(), **changes) -> Trainer:
+    """A trainer of that kind after training GPT-2 on awkward rows; stock has a model that knows nothing of llmforge."""
+    model = tiny_model("gpt2-10m", tokenizer)
+    if kind is Trainer:
+        model = GPT2LMHeadModel(copy.deepcopy(model.config))
+        model.load_state_dict(tiny_model("gpt2-10m", tokenizer).state_dict())
+    rows = packed_rows(awkward_documents(tokenizer), tokenizer)
+    args = training_args(folder, **{"save_strategy": "steps", "per_device_train_batch_size": 4} | changes)
+    data = {"train_dataset": rows, "eval_dataset": rows, "data_collator": PackedCollator(), "processing_class": tokenizer}
+    trainer = kind(model, args, callbacks=list(callbacks), **data)
+    trainer.train(resume_from_checkpoint=resume and str(folder / resume))
+    return trainer
+
+
+def logged(trainer: Trainer) -> dict[int, float]:
+    return {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+
+
+@pytest.mark.parametrize(("kind", "last"), [(Trainer, 3), (ForgeTrainer, 2)])
+def test_trap_stock_trains_past_the_end_when_resumed_there(kind, last, tokenizer, tmp_path):
+    steps = {"max_steps": 2, "save_steps": 2}
+    trained(kind, tmp_path, tokenizer, **steps)
+    assert trained(kind, tmp_path, tokenizer, "checkpoint-2", **steps).state.global_step == last
+
+
+@pytest.mark.parametrize(("kind", "same"), [(Trainer, False), (ForgeTrainer, True)])
+def test_trap_stock_forgets_the_losses_since_the_last_log_event(kind, same, tokenizer, tmp_path):
+    steps = {"max_steps": 4, "save_steps": 3, "logging_steps": 4, "learning_rate": 1e-2}
+    whole = logged(trained(kind, tmp_path, tokenizer, **steps))
+    resumed = logged(trained(kind, tmp_path, tokenizer, "checkpoint-3", **steps))
+    assert list(whole) == list(resumed) == [4]
+    assert (whole == resumed) is same
+
+
+@pytest.mark.parametrize(("kind", "restored", "stop"), [(Trainer, False, 6), (ForgeTrainer, True, 4)])
+def test_trap_stock_counts_patience_anew_after_a_resume(kind, restored, stop, tokenizer, tmp_path):
+    """Nothing is learnt, so that the first evaluation stays the best and the fourth is the last of an undisturbed run."""
+    steps = {"max_steps": 9, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 0.0}
+    steps["restore_callback_states_from_checkpoint"] = restored  # each one's own default
+    assert trained(kind, tmp_path, tokenizer, callbacks=[EarlyStoppingCallback(3)], **steps).state.global_step == 4
+    resumed = trained(kind, tmp_path, tokenizer, "checkpoint-3", [EarlyStoppingCallback(3)], **steps)
+    assert resumed.state.global_step == stop
+    assert TrainingArguments(tmp_path).restore_callback_states_from_checkpoint is False
+
+
+class Worse(TrainerCallback):
+    """Spoils the model a little at every step but the first."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if state.global_step > 1:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter += 0.3 * torch.randn_like(parameter)
+
+
+@pytest.mark.parametrize(("kind", "best", "kept"), [(Trainer, 1, "checkpoint-4"), (ForgeTrainer, 2, "checkpoint-2")])
+def test_trap_stock_keeps_its_last_model_where_the_best_was_never_saved(kind, best, kept, tokenizer, tmp_path):
+    """Evaluated at every step, saved at every second, and only getting worse."""
+    steps = {"max_steps": 4, "save_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 0.0}
+    trainer = trained(kind, tmp_path, tokenizer, callbacks=[Worse()], load_best_model_at_end=True, **steps)
+    assert trainer.state.best_global_step == best
+    saved = load_file(tmp_path / kept / "model.safetensors")
+    assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in saved.items())
+
+
+@pytest.mark.parametrize(("kind", "share"), [(Trainer, 39 / 40), (ForgeTrainer, 1)])
+def test_trap_stock_trains_gpt2_on_a_smaller_loss_than_the_models_own(kind, share, tokenizer, tmp_path):
+    """A row of 40 tokens has 39 targets and is divided by 40; so the gradients, and what clipping makes of them."""
+    model = tiny_model("gpt2-10m", tokenizer)
+    plain = GPT2LMHeadModel(copy.deepcopy(model.config))
+    plain.load_state_dict(model.state_dict())
+    rows = [{"input_ids": list(range(20, 60))}]
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    own = float(plain.eval()(**collator(rows)).loss)
+    args = training_args(tmp_path, max_steps=1, learning_rate=0.0)
+    trainer = kind(
+        plain if kind is Trainer else model, args, train_dataset=rows, processing_class=tokenizer, data_collator=collator
+    )
+    trainer.train()
+    assert logged(trainer)[1] / own == pytest.approx(share, rel=1e-4)
+
+
+# --- longer sweeps -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("size", "accumulation"), [(8, 1), (1, 8)])
+def test_a_run_resumed_after_any_step_is_the_undisturbed_one(size, accumulation, workers, preset, documents, tmp_path):
+    """Persistent loader workers too, which outlive an epoch."""
+    settings = {**batches(size, accumulation), "dataloader_num_workers": workers}
+    words = arguments(preset, documents, True, **settings, dataloader_persistent_workers=workers > 0)
+    whole = train(tmp_path / "whole", words)
+    for step in range(1, STEPS):
+        resumed = train(cut(whole, step, tmp_path / str(step)), [*words, "--resume"])
+        assert resumed.order() == {number: rows for number, rows in whole.order().items() if number > step}
+        assert_same_bits(resumed, whole)
+
+
+@pytest.mark.slow
+def test_a_run_that_evaluates_and_saves_at_epochs_resumes_between_them(preset, documents, tmp_path):
+    rhythm = {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_steps": 3, "load_best_model_at_end": True}
+    words = arguments(preset, documents, True, **batches(4, 2), **rhythm)
+    whole = train(tmp_path / "whole", words)
+    _, resumed = interrupted_and_resumed(tmp_path / "resumed", words, 8)
+    assert min(resumed.order()) == EPOCH_STEPS + 1
+    assert_same_bits(resumed, whole)
+
+
+@pytest.fixture(scope="module")
+def two_dropped(preset, documents, place):
+    """Two processes, two micro-batches of two rows each a step, dropout on."""
+    return train_on_two(place / "two_dropped", arguments(preset, documents, True, **batches(2, 2)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [(3, {}), (5, {"dataloader_num_workers": 2}), (7, {"activation_checkpointing": True})],
+    ids=["alike", "workers", "activation_checkpointing"],
+)
+def test_a_run_of_two_processes_resumes_bit_for_bit(step, changes, two_dropped, preset, documents, tmp_path):
+    """With a random state for each process; what changes no bit may change at the resume."""
+    words = arguments(preset, documents, True, **batches(2, 2), **changes)
+    resumed = train_on_two(cut(two_dropped, step, tmp_path), [*words, "--resume"])
+    assert resumed.order() == {number: rows for number, rows in two_dropped.order().items() if number > step}
+    assert_same_bits(resumed, two_dropped)
