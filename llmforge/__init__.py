@@ -12,31 +12,39 @@ __version__ = "0.1.0"
 
 #: Public name → module that holds it.
 _HOME = {
+    "BitsPerByte": "metrics",
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "DataArguments": "configs.data",
     "DataError": "errors",
+    "Divergence": "callbacks.divergence",
+    "EarlyStopping": "callbacks.early_stopping",
     "EpochSampler": "data.sampler",
     "ForgeTrainer": "trainer",
     "ForgeTrainingArguments": "configs.training",
     "GenerationArguments": "configs.generation",
+    "Histograms": "callbacks.histograms",
     "LlmforgeError": "errors",
     "LossPlot": "callbacks.loss_plot",
     "ModelArguments": "configs.model",
     "PackedCollator": "data.collate",
     "PackedRows": "data.rows",
+    "Perplexity": "metrics",
     "PreparedDataset": "data.prepare",
     "PretrainConfig": "configs.run",
     "Run": "history",
     "RunArguments": "configs.run",
     "RunFolder": "runtime.run_folder",
+    "RunLog": "callbacks.run_log",
     "RunResult": "results",
     "Samples": "callbacks.samples",
     "StorageError": "errors",
+    "Throughput": "callbacks.throughput",
+    "TokenAccuracy": "metrics",
     "TokenizerArguments": "configs.tokenizer",
     "TrainingDiverged": "errors",
     "build_model": "models",
-    "build_trainer": "trainer",
+    "build_trainer": "build",
     "complete": "generate",
     "finish": "results",
     "load_prepared": "data.prepare",
@@ -52,8 +60,14 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from llmforge.build import build_trainer
+    from llmforge.callbacks.divergence import Divergence
+    from llmforge.callbacks.early_stopping import EarlyStopping
+    from llmforge.callbacks.histograms import Histograms
     from llmforge.callbacks.loss_plot import LossPlot
+    from llmforge.callbacks.run_log import RunLog
     from llmforge.callbacks.samples import Samples
+    from llmforge.callbacks.throughput import Throughput
     from llmforge.configs.data import DataArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
@@ -67,13 +81,14 @@ if TYPE_CHECKING:
     from llmforge.errors import CheckpointError, ConfigError, DataError, LlmforgeError, StorageError, TrainingDiverged
     from llmforge.generate import complete
     from llmforge.history import Run, load_run
+    from llmforge.metrics import BitsPerByte, Perplexity, TokenAccuracy
     from llmforge.models import build_model
     from llmforge.pretrain import parse_pretrain, prepare_run, pretrain_model
     from llmforge.results import RunResult, finish
     from llmforge.run import open_run
     from llmforge.runtime.commands import run_command
     from llmforge.runtime.run_folder import RunFolder
-    from llmforge.trainer import ForgeTrainer, build_trainer
+    from llmforge.trainer import ForgeTrainer
 
 
 def __getattr__(name: str) -> Any:

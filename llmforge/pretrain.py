@@ -12,6 +12,7 @@ from pathlib import Path
 
 import transformers
 
+from llmforge.build import build_trainer, check_callbacks, without_validation
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.data import DataArguments
 from llmforge.configs.generation import GenerationArguments
@@ -38,7 +39,6 @@ from llmforge.runtime.logs import logger, set_up_logging
 from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.run_folder import refuse_used_folder
 from llmforge.runtime.trackers import check_trackers
-from llmforge.trainer import build_trainer, check_callbacks, without_validation
 
 
 def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None) -> PretrainConfig:

@@ -6,40 +6,25 @@ it replaces and why.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
+from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import SaveStrategy
-from transformers.utils.logging import disable_progress_bar
 
 from llmforge.callbacks.divergence import Divergence, refuse_non_finite
-from llmforge.callbacks.early_stopping import EarlyStopping
 from llmforge.callbacks.epoch_order import EpochOrder
-from llmforge.callbacks.histograms import Histograms, check_tracker
-from llmforge.callbacks.loss_plot import LossPlot
-from llmforge.callbacks.progress import Progress
-from llmforge.callbacks.run_log import RunLog
-from llmforge.callbacks.samples import Samples
-from llmforge.callbacks.throughput import Throughput
+from llmforge.callbacks.loss_window import LossWindow
 from llmforge.callbacks.tracker import Trackers
-from llmforge.configs.generation import GenerationArguments
-from llmforge.configs.run import RunArguments
-from llmforge.configs.training import EVALUATION_METRICS, ForgeTrainingArguments
-from llmforge.data.collate import PackedCollator
-from llmforge.data.prepare import PreparedDataset
+from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.data.rows import PackedRows
 from llmforge.data.sampler import EpochSampler
-from llmforge.errors import CheckpointError, ConfigError, DataError
-from llmforge.generate import check_prompts
+from llmforge.errors import CheckpointError
 from llmforge.losses import install_losses
-from llmforge.runtime.launch import rank_zero_first, refuse_separate_worlds, use_all_cores
-from llmforge.runtime.logs import logger
 from llmforge.runtime.precision import apply_precision
-from llmforge.runtime.run_folder import reserve
 from llmforge.tokenization import from_pretrained_tokenizer
 
 
@@ -69,6 +54,7 @@ class ForgeTrainer(Trainer):
         self.sampler: EpochSampler | None = None
         super().__init__(model=install_losses(model), args=args, **kwargs)
         self.trackers = Trackers.install(self.callback_handler)  # so that no tracker can stop or hold the run
+        self.add_callback(LossWindow)
         if not any(isinstance(callback, Divergence) for callback in self.callback_handler.callbacks):
             self.add_callback(Divergence())
         for callback in self.callback_handler.callbacks:
@@ -94,6 +80,34 @@ class ForgeTrainer(Trainer):
         self.remove_callback(EpochOrder)
         self.add_callback(EpochOrder(self.sampler))
         return self.sampler
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Extends `Trainer._init_training_state`: the best checkpoint is the one in this run's folder.
+
+        Stock goes by the path it was written to; of a run that was moved, or is resumed from another
+        working folder, it forgets the best one.
+        """
+        begun = super()._init_training_state(*args, **kwargs)
+        best = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.best_global_step}"
+        if self.state.best_global_step and best.is_dir():
+            self.state.best_model_checkpoint = str(best)
+        return begun
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Extends `Trainer._run_epoch`: a resumed run goes on with the losses not yet logged, and not past its end.
+
+        Stock sums them anew; and it looks for the end only after a step, and so trains one more.
+        """
+        window = self._loss_window()
+        if window.steps:
+            self._tr_loss += window.loss
+            self._total_loss_scalar -= window.loss  # the summary at the end is of this call's own steps
+            self._globalstep_last_logged -= window.steps
+            window.loss, window.steps = 0.0, 0
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Replaces `Trainer.get_decay_parameter_names`, which goes by names: decay belongs on matrices only."""
@@ -139,11 +153,19 @@ class ForgeTrainer(Trainer):
         if "eval_loss" in logs:  # `evaluate` returns this dictionary, which has its own eval_tokens; a notebook shows it
             del logs["tokens"]
 
+    def _loss_window(self) -> LossWindow:
+        """The callback, which Trainer replaces by another of its kind at a resume."""
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, LossWindow))
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Extends `Trainer._save_checkpoint`: its state knows the tokens up to this step, and its weights are finite."""
+        """Extends `Trainer._save_checkpoint`: finite weights, and a state with the tokens and the losses not logged yet."""
         refuse_non_finite(self.model, self.state.global_step)
         self._count_tokens()
+        window = self._loss_window()
+        window.steps = self.state.global_step - self._globalstep_last_logged
+        window.loss = float(nested_gather(self._tr_loss, self.args.parallel_mode).mean()) if window.steps else 0.0
         super()._save_checkpoint(model, trial)
+        window.loss, window.steps = 0.0, 0
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Extends `Trainer._determine_best_metric`: a step that is not saved cannot be the best one.
@@ -196,127 +218,7 @@ class ForgeTrainer(Trainer):
         return None, sums, sums[:, 1]
 
 
-def build_trainer(
-    model: PreTrainedModel,
-    data: PreparedDataset,
-    args: ForgeTrainingArguments,
-    generation: GenerationArguments | None = None,
-    run: RunArguments | None = None,
-    folder: Path | None = None,
-    max_eval_samples: int | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> ForgeTrainer:
-    """A trainer with everything a run wants: packed rows, evaluation, curves, samples, records.
-
-    Args:
-        model: From `build_model` or `from_pretrained`, GPT-2 or GPT-NeoX.
-        data: From `prepare_dataset`; its validation split, if any, is evaluated on.
-        args: Training arguments; evaluation is switched off in them where there is no validation split.
-            Without an `output_dir` the run gets a new folder, ``runs/run-<NNN>``, and `args.output_dir` says which.
-        generation: Prompts to complete at every evaluation.
-        run: Early stopping and histograms.
-        folder: Where ``metrics.jsonl``, plots and samples go; by default `args.output_dir`.
-        max_eval_samples: Evaluate on so many rows only, evenly spread over the split.
-        callbacks: More callbacks.
-
-    Raises:
-        ConfigError: Early stopping or best-model keeping without validation data or by a metric that
-            does not exist; a prompt longer than the context; separate worlds.
-        DataError: The training split is empty, or was tokenized with another vocabulary than the model's.
-    """
-    run = run or RunArguments()
-    refuse_separate_worlds(args)
-    if folder is None and not args.explicit_folder:  # stock's default is one folder for every run
-        args.output_dir = rank_zero_first()(lambda: str(reserve("run")))
-    disable_progress_bar()  # those of loading and saving; Trainer's own stay
-    if args.device.type == "cpu":
-        use_all_cores()
-    train, validation = data.rows("train"), data.rows("validation", max_eval_samples)
-    if not train:
-        raise DataError(f"{data.path} has no training rows.", "Prepare it with more text.")
-    if len(data.tokenizer) > model.config.vocab_size:
-        raise DataError(
-            f"The dataset's tokenizer has {len(data.tokenizer):,} entries, the model {model.config.vocab_size:,} rows.",
-            "Build the model for this tokenizer.",
-        )
-    check_callbacks(args, run)
-    if validation is None:
-        without_validation(args, run)
-    if generation is not None:
-        check_prompts(generation.prompts, data.tokenizer, model.config.max_position_embeddings)
-    _warn_about_sizes(train, validation, args)
-    folder = Path(folder or args.output_dir or ".")
-    extra: list[TrainerCallback] = [Divergence(data.document_names, folder), RunLog(folder), LossPlot(folder / "plots")]
-    if generation is not None and generation.prompts:
-        extra.append(Samples(data.tokenizer, generation, folder))
-    if run.early_stopping_patience is not None:
-        extra.append(EarlyStopping(run.early_stopping_metric, run.early_stopping_patience, run.early_stopping_threshold))
-    if run.histogram_steps is not None:
-        extra.append(Histograms(run.histogram_steps))
-    trainer = ForgeTrainer(
-        model=model,
-        args=args,
-        train_dataset=train,
-        eval_dataset=validation,
-        processing_class=data.tokenizer,
-        data_collator=PackedCollator(),
-        callbacks=[*extra, *callbacks],
-    )
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(Progress)
-    trainer.pop_callback(PrinterCallback)  # RunLog writes those lines
-    # First of all, so that its figures reach the trackers and the log.
-    throughput = Throughput(_step_rows(args) * data.block_size, data.block_size)
-    trainer.callback_handler.callbacks.insert(0, throughput)
-    return trainer
-
-
-def check_callbacks(args: ForgeTrainingArguments, run: RunArguments) -> None:
-    """Refuse a metric to stop or to choose by that no evaluation has, and histograms that nothing shows.
-
-    Raises:
-        ConfigError: The known metrics are listed.
-    """
-    chosen = {"metric_for_best_model": args.metric_for_best_model, "early_stopping_metric": run.early_stopping_metric}
-    for flag, name in chosen.items():
-        if name is not None and name.removeprefix("eval_") not in EVALUATION_METRICS:
-            raise ConfigError(f"--{flag} {name} is no metric.", f"Known: {', '.join(EVALUATION_METRICS)}.")
-    if run.histogram_steps is not None:
-        check_tracker(args)
-
-
 def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     from llmforge.metrics import summarise  # imports evaluate, a second that a command which fails need not take
 
     return summarise(prediction.predictions)
-
-
-def _step_rows(args: ForgeTrainingArguments) -> int:
-    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-
-
-def without_validation(args: ForgeTrainingArguments, run: RunArguments) -> None:
-    """Switch off, in `args`, what needs validation data where there is none.
-
-    Raises:
-        ConfigError: Early stopping or best-model keeping was asked for.
-    """
-    if run.early_stopping_patience is not None:
-        raise ConfigError(
-            f"--early_stopping_patience {run.early_stopping_patience} needs validation data, and there is none.",
-            "Give the validation split a share, e.g. --split_ratios 0.9,0.1,0.",
-        )
-    args.without_evaluation()
-
-
-def _warn_about_sizes(train: PackedRows, validation: PackedRows | None, args: ForgeTrainingArguments) -> None:
-    step_rows = _step_rows(args)
-    if len(train) < step_rows:
-        logger.warning(
-            "the training split has %d rows, fewer than the %d of one step: each step is one epoch", len(train), step_rows
-        )
-    batch = args.per_device_eval_batch_size * args.world_size
-    if validation is not None and len(validation) < batch:
-        logger.warning(
-            "the validation split has %d rows, fewer than one batch of %d: its figures will be noisy", len(validation), batch
-        )

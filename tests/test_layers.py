@@ -49,6 +49,7 @@ ORDER: list[set[str]] = [
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}
     - {"callbacks.__init__", *(f"callbacks.{name}" for name in _FIRST_CALLBACKS)},
     {"trainer"},
+    {"build"},
     {"evaluation", "plan", "run", "results"},
     {"pretrain", "finetune", "export", "convert", "prepare", "tokenizer", "doctor", "monitor"},
     {"cli"},

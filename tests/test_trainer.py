@@ -16,6 +16,7 @@ import transformers
 from helpers import awkward_documents, forge_trainer, packed_rows, separate_sums, tiny_model, training_args
 from transformers import GPT2LMHeadModel, Trainer, TrainerCallback
 
+from llmforge.build import build_trainer
 from llmforge.callbacks.early_stopping import EarlyStopping
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.run import RunArguments
@@ -23,7 +24,7 @@ from llmforge.data.collate import PackedCollator
 from llmforge.data.prepare import prepare_dataset
 from llmforge.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
 from llmforge.storage import read_json, read_json_lines
-from llmforge.trainer import ForgeTrainer, build_trainer
+from llmforge.trainer import ForgeTrainer
 
 
 @pytest.fixture
