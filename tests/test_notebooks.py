@@ -35,6 +35,8 @@ def faults(notebook: nbformat.NotebookNode) -> list[str]:
                 found.append(f"cell {number}: {output.ename}")
             if output.get("name") == "stderr":
                 found.append(f"cell {number} warns: {output.text[:80]}")
+            if any("widget" in kind for kind in output.get("data", {})):
+                found.append(f"cell {number} shows a progress bar, which is not stored")
     if not any("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs):
         found.append("no picture")
     # Pictures left out: base64 may hold anything.
@@ -85,8 +87,10 @@ def test_planted_faults_are_seen():
     cells[3].outputs = [nbformat.v4.new_output("stream", name="stderr", text="UserWarning: x")]
     for cell in cells[4:]:
         cell.outputs = []
+    widget = {"application/vnd.jupyter.widget-view+json": {}}
+    cells[4].outputs = [nbformat.v4.new_output("display_data", data=widget)]
     cells[4].source = "import torch\nllmforge.trainer"
-    assert len(faults(notebook)) == 5
+    assert len(faults(notebook)) == 6
     assert public_faults(notebook) == ["torch", "trainer"]
 
 
@@ -112,6 +116,7 @@ assert isinstance(data.tokenizer, transformers.PreTrainedTokenizerBase)
 assert type(model) is transformers.GPT2LMHeadModel
 assert isinstance(trainer, transformers.Trainer)
 assert isinstance(run.metrics, pandas.DataFrame)
+assert scores["eval_tokens"] > 0 and "tokens" not in scores  # a column without a name in the table of the notebook
 assert (args.output_dir, str(run.path)) == ("runs/run-001", "runs/run-001")
 """
     notebook.cells.append(nbformat.v4.new_code_cell(check))
