@@ -226,6 +226,8 @@ def test_a_closed_tracker_ignores_what_comes_later(run):
     close_trackers(0)
     run(tracker, "on_log", "on_train_begin", logs={})
     assert len(stock.seen) == 2
+    tracker._thread.join(10)
+    assert not tracker._thread.is_alive()
 
 
 def test_one_that_hangs_does_not_keep_the_others_from_working(run, forever, told):
