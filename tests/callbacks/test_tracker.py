@@ -193,6 +193,22 @@ def test_a_hook_that_hangs_is_given_up_with_one_warning(hangs, run, told, foreve
     assert told() == [f"{tracker.name} is switched off, the run goes on without it: no answer within 0.2 s at {where}"]
 
 
+def test_one_that_was_given_up_and_fails_later_is_told_of_once(run, told):
+    gate = threading.Event()
+
+    def fail():
+        gate.wait()
+        raise ConnectionError("timed out at last")
+
+    tracker = Tracker(Recorder("on_train_begin", fail), start_seconds=0.2)
+    run(tracker, "on_train_begin")
+    gate.set()
+    tracker.close()
+    tracker._thread.join(10)
+    assert not tracker._thread.is_alive()
+    assert len(told()) == 1
+
+
 def test_training_is_not_waited_for_in_between(run, told, forever):
     """A hang in the middle costs nothing there; what does not fit the queue is dropped and counted."""
     tracker = Tracker(Recorder("on_log", forever), end_seconds=0.2, capacity=3)
