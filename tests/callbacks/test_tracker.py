@@ -510,7 +510,7 @@ def program(*arguments: str, **environment: str) -> tuple[int, list[str], str]:
                 env=os.environ | environment,
                 stdout=out,
                 stderr=err,
-                timeout=100,
+                timeout=300,
             )
         finally:
             for line in Path("out").read_text().splitlines():
