@@ -32,7 +32,8 @@ class ForgeTrainer(Trainer):
     """A `transformers.Trainer` for packed rows.
 
     Takes what Trainer takes; `processing_class` must be a fast byte-level tokenizer. Datasets
-    that are not `PackedRows` are trained on as stock Trainer would.
+    that are not `PackedRows` are trained on as stock Trainer would. `trackers` shows texts,
+    pictures and histograms in TensorBoard and W&B; none of `report_to` can stop or hold the run.
 
     Raises:
         TrainingDiverged: From `train`, before the step is applied whose loss or gradient is not finite.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import copy
 import functools
 import os
@@ -27,6 +28,8 @@ START_SECONDS, END_SECONDS = 60.0, 30.0
 CAPACITY = 1000
 #: Seconds given to the clean-up after a tracker that hangs.
 _TEARDOWN_SECONDS = 5.0
+#: Queued last: the thread is done.
+_END = "end"
 _EVENTS = [name for name in vars(TrainerCallback) if name.startswith("on_")]
 _SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$")
 
@@ -92,7 +95,8 @@ class Tracker(TrainerCallback):
         """Deliver what is queued, within `end_seconds`, and end what the callback started; later events are ignored.
 
         Args:
-            exit_code: How the run ended; W&B marks it failed unless this is 0 or, outside a run, None.
+            exit_code: How the run ended: W&B marks it failed where this is not 0. None leaves that to wandb, which
+                sees how the process ends.
         """
         if self._thread is None:
             return
@@ -105,6 +109,8 @@ class Tracker(TrainerCallback):
         if self.dropped:
             logger.warning("%s: %d events were dropped, it could not keep up", self.name, self.dropped)
         self.off = True
+        with contextlib.suppress(queue.Full):  # then the thread hangs, and ends with the process
+            self._queue.put_nowait((_END, lambda: None))
 
     def _hand_over(
         self, event: str, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -162,7 +168,8 @@ class Tracker(TrainerCallback):
             self._tear_down()
 
     def _work(self) -> None:
-        while True:
+        what = ""
+        while what != _END:
             what, call = self._queue.get()
             try:
                 if not self.off or not what:  # whoever waits is told also when the tracker is off

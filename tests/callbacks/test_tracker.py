@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -193,6 +194,22 @@ def test_a_hook_that_hangs_is_given_up_with_one_warning(hangs, run, told, foreve
     assert told() == [f"{tracker.name} is switched off, the run goes on without it: no answer within 0.2 s at {where}"]
 
 
+def test_one_that_was_given_up_and_fails_later_is_told_of_once(run, told):
+    gate = threading.Event()
+
+    def fail():
+        gate.wait()
+        raise ConnectionError("timed out at last")
+
+    tracker = Tracker(Recorder("on_train_begin", fail), start_seconds=0.2)
+    run(tracker, "on_train_begin")
+    gate.set()
+    tracker.close()
+    tracker._thread.join(10)
+    assert not tracker._thread.is_alive()
+    assert len(told()) == 1
+
+
 def test_training_is_not_waited_for_in_between(run, told, forever):
     """A hang in the middle costs nothing there; what does not fit the queue is dropped and counted."""
     tracker = Tracker(Recorder("on_log", forever), end_seconds=0.2, capacity=3)
@@ -226,6 +243,8 @@ def test_a_closed_tracker_ignores_what_comes_later(run):
     close_trackers(0)
     run(tracker, "on_log", "on_train_begin", logs={})
     assert len(stock.seen) == 2
+    tracker._thread.join(10)
+    assert not tracker._thread.is_alive()
 
 
 def test_one_that_hangs_does_not_keep_the_others_from_working(run, forever, told):
@@ -472,7 +491,7 @@ tracker, state, control = Tracker(WandbCallback(), float(sys.argv[2]), 3), Train
 tracker.on_train_begin(Arguments(Path("run")), state, control, model=None)
 for child in psutil.Process().children():
     if child.name() == "wandb-core":
-        print(child.pid)
+        print(child.pid, flush=True)
         if "suspend" in sys.argv:
             child.suspend()
 for event in ("on_log", "on_train_end"):
@@ -485,13 +504,19 @@ def program(*arguments: str, **environment: str) -> tuple[int, list[str], str]:
     """Run a small training's hooks in a process that calls no `close`; returns its exit code and what it wrote."""
     # Into files: a service that is left behind would keep a pipe open.
     with open("out", "w") as out, open("err", "w") as err:
-        ended = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(Path(__file__).parent.parent), *arguments],
-            env=os.environ | environment,
-            stdout=out,
-            stderr=err,
-            timeout=100,
-        )
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-c", PROGRAM, str(Path(__file__).parent.parent), *arguments],
+                env=os.environ | environment,
+                stdout=out,
+                stderr=err,
+                timeout=300,
+            )
+        finally:
+            for line in Path("out").read_text().splitlines():
+                if line.isdigit():  # a service that was stopped does not see that its process has ended
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(line), signal.SIGKILL)
     return ended.returncode, Path("out").read_text().splitlines(), Path("err").read_text()
 
 
@@ -507,7 +532,6 @@ def test_the_process_ends_though_wandb_s_server_never_answers(black_hole, tmp_pa
 def test_the_process_ends_though_wandb_s_service_hangs(tmp_path):
     """wandb's own hook at the process's end waits for its service without a limit."""
     code, out, told = program("60", "suspend", WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
-    assert out, told
-    os.kill(int(out[0]), signal.SIGKILL)  # stopped, it does not see that its process has ended
+    assert out[-2].isdigit(), told
     assert (code, out[-1]) == (0, "the end"), told
     assert told.count("wandb is switched off, the run goes on without it: no answer within 3 s at the end of the run") == 1
