@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils.logging import disable_progress_bar
 
 from llmforge.callbacks.divergence import Divergence
@@ -106,7 +107,7 @@ def build_trainer(
 
 
 def check_callbacks(args: ForgeTrainingArguments, run: RunArguments) -> None:
-    """Refuse a metric to stop or to choose by that no evaluation has, and histograms that nothing shows.
+    """Refuse a metric to stop or to choose by that no evaluation has, patience without any, histograms that nothing shows.
 
     Raises:
         ConfigError: The known metrics are listed.
@@ -115,6 +116,11 @@ def check_callbacks(args: ForgeTrainingArguments, run: RunArguments) -> None:
     for flag, name in chosen.items():
         if name is not None and name.removeprefix("eval_") not in EVALUATION_METRICS:
             raise ConfigError(f"--{flag} {name} is no metric.", f"Known: {', '.join(EVALUATION_METRICS)}.")
+    if run.early_stopping_patience is not None and args.eval_strategy == IntervalStrategy.NO:
+        raise ConfigError(
+            f"--early_stopping_patience {run.early_stopping_patience} with --eval_strategy no: nothing is ever evaluated.",
+            "Give --eval_strategy steps, or leave the patience out.",
+        )
     if run.histogram_steps is not None:
         check_tracker(args)
 

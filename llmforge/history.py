@@ -33,8 +33,8 @@ class Run:
             each column the last value. Columns have gaps, as not every step is evaluated, so
             ``run.metrics["loss"].dropna().plot()``. `loss` and `eval_loss` are always there; empty before the
             first log event.
-        samples: Text written in training, a row a prompt and evaluation, in the order of writing:
-            `step`, `prompt`, `text`, `settings`, and `final`, true for what the finished model wrote.
+        samples: Text written in training, a row a prompt, strategy and evaluation, in the order of writing:
+            `step`, `prompt`, `strategy`, `text`, `settings`, and `final`, true for what the finished model wrote.
         config: The resolved configuration, by part (``config["model"]["preset"]``); empty where
             the run was started from Python without `open_run`.
         record: All of ``run.json``: run id, versions, data, command, at the end what `final` holds.
@@ -109,6 +109,6 @@ def _samples(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     lines = [line for line in read_json_lines(path) if isinstance(line, dict) and "step" in line]
-    table = pd.DataFrame(lines, columns=["step", "prompt", "text", "settings", "final"])
+    table = pd.DataFrame(lines, columns=["step", "prompt", "strategy", "text", "settings", "final"])
     table["final"] = [line.get("final", False) for line in lines]
     return table.astype({"final": bool})

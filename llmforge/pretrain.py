@@ -90,6 +90,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
         DataError: No corpus where one is needed.
         CheckpointError: ``--resume`` names a checkpoint that cannot be used.
     """
+    config.checked = True
     check_trackers(config.training.report_to)
     # Asked in each machine's first process and told once.
     rank_zero_first()(lambda: refuse_missing_gpus(config.training))
@@ -142,6 +143,9 @@ def prepare_run(config: PretrainConfig) -> PreparedDataset:
         DataError, ConfigError, StorageError: As `prepare_dataset`.
         SystemExit: After a dry run.
     """
+
+    if not config.checked:
+        check_config(config, named_folder=config.training.explicit_folder)
 
     def make() -> str:
         return str(prepare_dataset(config.data, config.tokenizer).path)

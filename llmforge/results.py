@@ -14,7 +14,7 @@ from llmforge.generate import complete
 from llmforge.runtime.devices import format_bytes, peak_memory
 from llmforge.runtime.logs import logger, printable, show
 from llmforge.runtime.run_folder import FINAL, SAMPLES, RunFolder
-from llmforge.storage import append_json_line, write_json, write_text
+from llmforge.storage import append_json_line, new_folder, write_json, write_text
 from llmforge.trainer import ForgeTrainer
 
 
@@ -25,7 +25,7 @@ class RunResult:
     Attributes:
         folder: The run's folder.
         final: The folder for `from_pretrained`.
-        chosen: ``best`` (lowest validation loss) or ``last``.
+        chosen: ``best`` (by validation loss, or what ``--metric_for_best_model`` says) or ``last``.
         step: The step that `final` holds.
         start: Validation metrics before the first step; empty without an evaluation.
         end: Validation metrics of `final`; empty without an evaluation.
@@ -60,9 +60,11 @@ def finish(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: 
     if test is not None:
         result.test = _metrics(trainer.predict(test).metrics, "test_")
     if run.is_main:
-        # In the published layout, which other programs read; checkpoints keep the model's own names.
-        trainer.model.save_pretrained(result.final)
-        data.tokenizer.save_pretrained(result.final)
+        with new_folder(result.final, replace=True) as staging:
+            # In the published layout, which other programs read; checkpoints keep the model's own names.
+            trainer.model.save_pretrained(staging)
+            data.tokenizer.save_pretrained(staging)
+            write_text(staging / "README.md", _model_card(trainer, run, config, data, result))
         _write_results(trainer, run, config, data, result)
         show(_summary(result, run))
         logger.info("peak memory %s; %s", format_bytes(peak_memory()), _next_commands(run.path))
@@ -86,10 +88,16 @@ def _write_results(
         append_json_line(run.path / SAMPLES, line)
     data.tokenizer.save_pretrained(run.path / "tokenizer")
     if result.test:
-        write_json(run.path / "eval.json", {"split": "test", "step": result.step, **result.test})
+        counted = _rows_counted(config, data, "test")
+        write_json(run.path / "eval.json", {"split": "test", "step": result.step, **counted, **result.test})
     final = {"which": result.chosen, "step": result.step, "validation": result.end, "test": result.test}
     run.write_record(parameters=trainer.model.num_parameters(), final=final)
-    write_text(result.final / "README.md", _model_card(trainer, run, config, data, result))
+
+
+def _rows_counted(config: PretrainConfig, data: PreparedDataset, split: str) -> dict[str, int]:
+    """How many rows of a split its figures are from, and how many it has."""
+    total = int(data.card["splits"][split]["rows"])
+    return {"rows": min(total, config.data.max_eval_samples or total), "rows_of": total}
 
 
 def _model_card(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: PreparedDataset, result: RunResult) -> str:
@@ -121,7 +129,9 @@ def _model_card(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, d
     for name, values in (("validation", result.end), ("test", result.test)):
         if values:
             figures = " | ".join(f"{values[key]:.4f}" for key in ("loss", "perplexity", "bits_per_byte", "accuracy"))
-            lines.append(f"| {name} | {figures} |")
+            counted = _rows_counted(config, data, name)
+            part = "" if counted["rows"] == counted["rows_of"] else f" ({counted['rows']:,} of {counted['rows_of']:,} rows)"
+            lines.append(f"| {name}{part} | {figures} |")
     lines += ["", "It has seen nothing but its corpus; what it writes is no statement of fact.", ""]
     return "\n".join(lines)
 
@@ -154,8 +164,7 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
 def _next_commands(path: Path) -> str:
     return (
         "next:\n"
-        "  your own code   accelerate launch recipes/pretrain_go.py --config cpu --corpus DIR\n"
-        "  any other text  llmforge pretrain --preset gpt2-10m --corpus DIR\n"
+        "  your own text   llmforge pretrain --preset gpt2-10m --corpus DIR\n"
         f"  the curves      tensorboard --logdir {path.parent} --port 6006\n"
         f"  more steps      add --output_dir {path} --resume --max_steps N to the same command"
     )

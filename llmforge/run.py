@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from llmforge.runtime.launch import local_world_size, rank, rank_zero_first, wor
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
 from llmforge.runtime.run_folder import METRICS, RUN_RECORD, RUNS_ROOT, RunFolder, reserve
 from llmforge.runtime.trackers import tracker_environment
-from llmforge.storage import read_json, read_json_lines
+from llmforge.storage import is_disk_full, read_json, read_json_lines
 
 #: fp32 weights, gradients and the two moments of AdamW, in bytes a parameter.
 _STATE_BYTES = 16
@@ -39,8 +38,9 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
 
     Raises:
         CheckpointError: Nothing usable to resume from.
-        ConfigError: The run to resume was trained on other data or is another model; out of memory.
-        StorageError: The folder cannot be made, or the disk is full.
+        ConfigError: The run to resume was trained on other data, in another order, or is another model; out of
+            memory; a package is missing.
+        StorageError: The folder cannot be made or written, or the disk is full.
     """
     first = rank_zero_first()
     training = config.training
@@ -55,7 +55,11 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
     run = RunFolder(path, is_main=rank() == 0, checkpoint=checkpoint)
     _refuse_drift(run, config, data)
     training.run_name = training.run_name or path.name
-    handler = add_log_file(path / "run.log")
+    try:
+        handler = add_log_file(path / "run.log")
+        run.begin()
+    except OSError as error:
+        raise StorageError(f"--output_dir {path} cannot be written: {error.strerror}.", "Choose another folder.") from error
     try:
         if config.run.resume:
             training.eval_on_start = training.eval_on_start and checkpoint is None
@@ -70,27 +74,15 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
         )
         with tracker_environment(training.report_to, run):
             yield run
-    except KeyboardInterrupt:
-        _close(run, EXIT_PREEMPTED, "interrupted")
-        logger.warning("interrupted; go on with --output_dir %s --resume", path)
-        raise
-    except LlmforgeError as error:
-        _close(run, error.exit_code, str(error))
-        raise
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            _close(run, 1, repr(error))
-            raise
-        _close(run, StorageError.exit_code, "disk full")
-        raise StorageError(f"The disk of {path} is full.", "Free some space and go on with --resume.") from error
     except BaseException as error:
-        if type(error).__name__ == "OutOfMemoryError":
-            _close(run, ConfigError.exit_code, "out of device memory")
-            raise ConfigError(
-                f"The device ran out of memory with --per_device_train_batch_size {training.per_device_train_batch_size}.",
-                "Halve it and double --gradient_accumulation_steps, or add --activation_checkpointing.",
-            ) from error
-        _close(run, 1, repr(error))
+        told = _explain(error, config)
+        code = told.exit_code if told else EXIT_PREEMPTED if isinstance(error, KeyboardInterrupt) else 1
+        reason = str(told) if told else "interrupted" if isinstance(error, KeyboardInterrupt) else repr(error)
+        _close(run, code, reason, heard=told is not None and not told.relayed)
+        if isinstance(error, KeyboardInterrupt):
+            logger.warning("interrupted; go on with --output_dir %s --resume", path)
+        if told is not None and told is not error:
+            raise told from error
         raise
     else:
         _close(run, 0, "finished")
@@ -99,10 +91,27 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
         first.clear()
 
 
-def _close(run: RunFolder, code: int, reason: str) -> None:
+def _close(run: RunFolder, code: int, reason: str, heard: bool = False) -> None:
+    """Record how the run ended; what a process knows first-hand (`heard`) it records on any rank."""
     steps = [line["step"] for line in read_json_lines(run.path / METRICS) if "step" in line]
-    run.write_exit(code, reason, steps[-1] if steps else None)
+    run.write_exit(code, reason, steps[-1] if steps else None, heard)
     close_trackers(code)
+
+
+def _explain(error: BaseException, config: PretrainConfig) -> LlmforgeError | None:
+    """The error in one clear line, where the user can do something about it."""
+    if isinstance(error, LlmforgeError):
+        return error
+    if type(error).__name__ == "OutOfMemoryError":
+        return ConfigError(
+            f"The device ran out of memory with --per_device_train_batch_size {config.training.per_device_train_batch_size}.",
+            "Halve it and double --gradient_accumulation_steps, or add --activation_checkpointing.",
+        )
+    if is_disk_full(error):
+        return StorageError(f"The disk of {config.training.output_dir} is full.", "Free some space and go on with --resume.")
+    if isinstance(error, ImportError):  # an optimizer's package, say
+        return ConfigError(str(error).rstrip(".") + ".", "Install it, or choose something else.")
+    return None
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:
@@ -111,10 +120,14 @@ def _plain(config: PretrainConfig) -> dict[str, Any]:
 
 
 def _refuse_drift(run: RunFolder, config: PretrainConfig, data: PreparedDataset) -> None:
-    """A resumed run must be the same model on the same rows."""
-    if run.checkpoint is None or not (run.path / RUN_RECORD).exists():
+    """A resumed run must be the same model on the same rows in the same order."""
+    if run.checkpoint is None:
         return
-    record = read_json(run.path / RUN_RECORD)
+    # A checkpoint of another run may be gone on with in a new folder.
+    known = next((place / RUN_RECORD for place in (run.checkpoint.parent, run.path) if (place / RUN_RECORD).exists()), None)
+    if known is None:
+        return
+    record = read_json(known)
     if record["data"]["fingerprint"] != data.fingerprint:
         raise ConfigError(
             f"{run.path} was trained on other rows ({record['data']['path']}) than the ones given ({data.path}).",
@@ -124,6 +137,19 @@ def _refuse_drift(run: RunFolder, config: PretrainConfig, data: PreparedDataset)
     for name, value in now.items():
         if then.get(name) != value:
             raise ConfigError(f"{run.path} has --{name} {then.get(name)}, not {value}.", "Resume with the same model.")
+    before, args = record["config"]["training"], config.training
+    for name in ("seed", "data_seed"):
+        if before.get(name) != getattr(args, name):
+            raise ConfigError(
+                f"{run.path} has --{name} {before.get(name)}, not {getattr(args, name)}: its rows would come in another order.",
+                "Resume with the same one.",
+            )
+    step_rows = before["per_device_train_batch_size"] * before["gradient_accumulation_steps"] * record["processes"]
+    if step_rows != plan_steps(args, 1)[0]:
+        raise ConfigError(
+            f"{run.path} takes {step_rows} rows a step, not {plan_steps(args, 1)[0]}: rows would be repeated and left out.",
+            "Keep batch size x accumulation x processes the same.",
+        )
 
 
 def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:
@@ -137,7 +163,7 @@ def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:
 def announce(config: PretrainConfig, data: PreparedDataset) -> None:
     """Show what will run and on what, and warn where the device's memory is short for it."""
     show(describe(config, data))
-    device, state = probe_device(), _state_bytes(config, data)
+    device, state = probe_device(config.training.use_cpu), _state_bytes(config, data)
     if _is_short(state, device):
         logger.warning(
             "memory is short: weights, gradients and AdamW take %s of the %s of %s, activations apart. Take a smaller "
@@ -174,7 +200,7 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     splits = data.card["splits"]
     step_rows, steps = plan_steps(config.training, data.card["splits"]["train"]["rows"])
     precision = "bf16" if config.training.bf16 else "fp16" if config.training.fp16 else "fp32"
-    device = probe_device()
+    device = probe_device(config.training.use_cpu)
     state = _state_bytes(config, data)
     room = ": short, see the warning" if _is_short(state, device) else ""
     train = splits["train"]

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from llmforge.errors import DataError, StorageError
 
 #: Folders that are still being written carry this prefix; nothing reads them.
 PARTIAL_PREFIX = ".partial-"
+#: Disk full, quota reached, file too large.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -116,6 +119,16 @@ def keep_json_lines(path: Path | str, keep: Callable[[dict[str, Any]], bool]) ->
         write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether there was no room left to write, also where a library says so in words of its own only."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return True
+    text = str(error)
+    by_safetensors = re.search(rf"os error ({'|'.join(map(str, _NO_ROOM))})\b", text) is not None
+    # torch.save: a short write, which it does not explain.
+    return by_safetensors or (isinstance(error, RuntimeError) and "inline_container" in text and "unexpected pos" in text)
+
+
 @contextlib.contextmanager
 def new_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
     """Yield a staging folder that becomes `target` when the block ends without an exception.
@@ -141,10 +154,13 @@ def new_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
             if path.is_file():
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
+            else:
+                _sync_folder(path)
+        _sync_folder(staging)
         if replace or not target.exists() or not any(target.iterdir()):
             _put_in_place(staging, target)
     except OSError as error:
-        if not placing and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if not placing and error.errno not in _NO_ROOM:
             raise
         raise StorageError(
             f"Cannot write {target}: {error.strerror or error}.",

@@ -186,6 +186,43 @@ def test_resuming_on_other_rows_or_another_model_is_refused(finished, tmp_path, 
     assert "--n_layer 2, not 1" in last_line(capsys)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (["--seed", "7"], "--seed 42, not 7"),
+        (["--data_seed", "7"], "--data_seed None, not 7"),
+        (["--gradient_accumulation_steps", "3"], "4 rows a step, not 12"),
+        (["--per_device_train_batch_size", "2"], "4 rows a step, not 2"),
+    ],
+)
+def test_resuming_in_another_order_of_rows_is_refused(finished, change, told, capsys):
+    assert command("--corpus", str(finished), "--output_dir", "run", "--resume", *change) == 2
+    assert told in last_line(capsys)
+
+
+def test_the_same_rows_a_step_in_other_portions_is_the_same_run(finished):
+    portions = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--max_steps", "5"]
+    assert command("--corpus", str(finished), "--output_dir", "run", "--resume", *portions) == 0
+    assert record("run")["step"] == 5
+
+
+def test_another_run_s_checkpoint_is_compared_with_that_run(finished, tmp_path, capsys):
+    write_documents(tmp_path / "other", seed=5)
+    checkpoint = str(Path("run/checkpoint-3").resolve())
+    assert command("--corpus", str(tmp_path / "other"), "--output_dir", "new", "--resume", checkpoint) == 2
+    assert "was trained on other rows" in last_line(capsys)
+
+
+def test_while_a_finished_run_goes_on_its_old_end_is_forgotten(finished, monkeypatch):
+    seen = []
+    monkeypatch.setattr(pretrain, "build_trainer", lambda *args: seen.append(sorted(os.listdir("run"))) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command("--corpus", str(finished), "--output_dir", "run", "--resume", "--max_steps", "6")
+    assert "exit.json" not in seen[0]
+    assert "final" not in record("run", "run.json")
+    assert record("run")["exit_code"] == 1
+
+
 def test_resume_by_the_path_of_a_checkpoint_finds_the_run(finished):
     assert command("--corpus", finished, "--resume", "run/checkpoint-3", "--max_steps", "4", "--save_steps", "3") == 0
     assert record("run", "run.json")["final"]["step"] in (3, 4)
@@ -213,7 +250,15 @@ def test_resume_by_the_path_of_a_checkpoint_finds_the_run(finished):
         (["--corpus", "CORPUS", "--output_dir", "bad.yaml/run"], 5, "cannot be made"),
         (["--corpus", "CORPUS", "--resume"], 2, "--output_dir"),
         (["--corpus", "CORPUS", "--output_dir", "empty", "--resume", "checkpoint-9"], 4, "checkpoint-9"),
-        (["--corpus", "CORPUS", "--eval_steps", "2", "--save_steps", "3"], 2, "multiple of the evaluation"),
+        (["--corpus", "CORPUS", "--eval_steps", "2", "--save_steps", "3", "--load_best_model_at_end"], 2, "do not meet"),
+        (["--corpus", "CORPUS", "--metric_for_best_model", "perplexty"], 2, "Known: loss, perplexity, bits_per_byte, accuracy"),
+        (["--corpus", "CORPUS", "--early_stopping_metric", "f1"], 2, "Known: loss, perplexity, bits_per_byte, accuracy"),
+        (["--corpus", "CORPUS", "--early_stopping_patience", "2", "--eval_strategy", "no"], 2, "--eval_strategy no"),
+        (["--corpus", "CORPUS", "--histogram_steps", "2"], 2, "--report_to names none"),
+        (["--corpus", "CORPUS", "--strategies", "hot"], 2, "--strategies hot"),
+        (["--corpus", "CORPUS", "--num_train_epochs", "-3", "--max_steps", "-1"], 2, "--num_train_epochs -3"),
+        (["--corpus", "CORPUS", "--adam_beta2", "1.5"], 2, "--adam_beta2 1.5"),
+        (["--corpus", "CORPUS", "--seed", "-1"], 2, "--seed -1"),
         (["--corpus", "CORPUS", "--split_ratios", "0.9,0.1,0.1"], 2, "add up to 1"),
         (["--corpus", "CORPUS", "--split_ratios", "1,0,0", "--load_best_model_at_end"], 2, "validation data"),
         (["--corpus", "CORPUS", "--split_ratios", "1,0,0", "--early_stopping_patience", "2"], 2, "validation data"),
@@ -229,6 +274,60 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, code, told, corpus,
     assert told in last_line(capsys)
     assert not Path("runs").exists() or not any(Path("runs").iterdir())
     assert sorted(os.listdir("empty")) == []
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_the_first_step(corpus, capsys):
+    assert command("--corpus", str(corpus), "--output_dir", "run", "--prompts", "func " * 3000) == 2
+    assert "the model has 1024 positions" in last_line(capsys)
+    assert not (Path("run") / "metrics.jsonl").exists()
+    assert record("run")["exit_code"] == 2
+
+
+def test_an_optimizer_whose_package_is_missing_is_one_line(corpus, capsys):
+    assert (
+        command("--corpus", str(corpus), "--output_dir", "run", "--optim", "galore_adamw", "--optim_target_modules", "all-linear")
+        == 2
+    )
+    assert "galore" in last_line(capsys).lower()
+
+
+def test_where_saves_miss_evaluations_the_last_model_is_kept_and_that_is_said(corpus, capsys):
+    assert command("--corpus", str(corpus), "--output_dir", "run", "--eval_steps", "2", "--save_steps", "3") == 0
+    assert "final/ will hold the last model" in capsys.readouterr().err
+    assert record("run", "run.json")["final"]["which"] == "last"
+
+
+def test_figures_of_a_part_of_the_test_split_say_so(corpus):
+    assert command("--corpus", str(corpus), "--output_dir", "run", "--max_eval_samples", "1") == 0
+    told = record("run", "eval.json")
+    assert told["rows"] == 1 < told["rows_of"]
+    assert f"test (1 of {told['rows_of']} rows)" in (Path("run") / "final" / "README.md").read_text()
+
+
+def test_a_full_disk_is_recorded_as_one(corpus, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert command("--corpus", str(corpus), "--output_dir", "run") == 5
+    assert "The disk of run is full" in last_line(capsys)
+    assert record("run")["exit_code"] == 5
+
+
+def test_a_config_made_by_hand_is_checked_as_well(corpus, tmp_path):
+    from llmforge.configs.data import DataArguments
+    from llmforge.configs.model import ModelArguments
+    from llmforge.configs.run import PretrainConfig
+    from llmforge.configs.training import ForgeTrainingArguments
+
+    def config() -> PretrainConfig:
+        training = ForgeTrainingArguments(max_steps=2, report_to=["none"], disable_tqdm=True)
+        model = ModelArguments(preset="gpt2-10m", n_layer=2, n_embd=32, n_head=2)
+        return PretrainConfig(training=training, model=model, data=DataArguments(corpus=str(corpus), block_size=32))
+
+    folders = [pretrain.pretrain_model(config()).folder for _ in range(2)]
+    assert [str(folder) for folder in folders] == ["runs/pretrain-001", "runs/pretrain-002"]
+    assert record(folders[0], "run.json")["tokenizer"]["requested_vocab_size"] == 8192  # the preset's
 
 
 def test_a_vocabulary_that_the_data_cannot_fill_is_explained(tmp_path, capsys):

@@ -20,7 +20,7 @@ def device(monkeypatch: pytest.MonkeyPatch):
     """Makes `run` believe that it trains on a device of so many bytes."""
 
     def install(memory: int, kind: str = "cuda") -> None:
-        monkeypatch.setattr(run, "probe_device", lambda: Device(kind, "Tiny Card", memory, "fp16"))
+        monkeypatch.setattr(run, "probe_device", lambda use_cpu=False: Device(kind, "Tiny Card", memory, "fp16"))
 
     return install
 

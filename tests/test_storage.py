@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,16 @@ import pytest
 
 from llmforge import storage
 from llmforge.errors import DataError, StorageError
-from llmforge.storage import append_json_line, keep_json_lines, new_folder, read_json, read_json_lines, write_json, write_text
+from llmforge.storage import (
+    append_json_line,
+    is_disk_full,
+    keep_json_lines,
+    new_folder,
+    read_json,
+    read_json_lines,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -227,3 +237,50 @@ def test_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("LLMFORGE_CACHE", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     assert storage.cache_root().name == "llmforge"
+
+
+class SafetensorError(Exception):
+    """As the package raises it: the number of the error is in its text only."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+    ],
+)
+def test_a_full_disk_is_known_whoever_tells_of_it(error):
+    assert is_disk_full(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EACCES, "Permission denied"),
+        RuntimeError("unexpected pos"),
+        SafetensorError("(os error 2)"),
+        ValueError("28"),
+    ],
+)
+def test_what_is_no_full_disk(error):
+    assert not is_disk_full(error)
+
+
+def test_torch_s_own_words_for_a_full_disk(tmp_path):
+    """So that a new version that says it otherwise is noticed. RLIMIT_FSIZE stands in for the disk."""
+    code = """
+import resource, signal, sys, torch
+from llmforge.storage import is_disk_full
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    torch.save({"x": torch.zeros(100_000)}, sys.argv[1])
+except Exception as error:
+    assert is_disk_full(error), repr(error)
+    print("known")
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.pt")], capture_output=True, text=True)
+    assert done.stdout.strip() == "known", done.stderr

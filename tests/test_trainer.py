@@ -716,7 +716,7 @@ def test_half_precision_reaches_the_accelerator_where_the_device_has_it(tokenize
     from llmforge.runtime import precision
     from llmforge.runtime.devices import Device
 
-    monkeypatch.setattr(precision, "probe_device", lambda: Device("cpu", "made up", 2**30, "bf16"))
+    monkeypatch.setattr(precision, "probe_device", lambda use_cpu=False: Device("cpu", "made up", 2**30, "bf16"))
     rows = packed_rows(documents, tokenizer)
     trainer = forge_trainer(
         tiny_model("gpt2-10m", tokenizer),

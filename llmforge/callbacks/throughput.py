@@ -54,7 +54,7 @@ class Throughput(TrainerCallback):
         self._session, self._busy, self._paused = None, 0.0, True
         self._since = (state.global_step, state.num_input_tokens_seen)
         self._flops = flops_per_token(model, self.block_size) if model is not None else None
-        peak = peak_flops("bf16" if args.bf16 else "fp16" if args.fp16 else "fp32")
+        peak = peak_flops("bf16" if args.bf16 else "fp16" if args.fp16 else "fp32", use_cpu=args.use_cpu)
         self._peak = peak * args.world_size if peak else None
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

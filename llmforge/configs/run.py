@@ -68,6 +68,7 @@ class PretrainConfig:
     Attributes:
         name: What a new run folder is called after, ``<recipe>-<config>``.
         dry_run: Describe the run and train nothing.
+        checked: Whether `check_config` has seen it; `prepare_run` sees to that.
     """
 
     training: ForgeTrainingArguments
@@ -78,3 +79,4 @@ class PretrainConfig:
     run: RunArguments = field(default_factory=RunArguments)
     name: str = "pretrain"
     dry_run: bool = False
+    checked: bool = False

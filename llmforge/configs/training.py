@@ -6,6 +6,7 @@ module of `llmforge.configs` does.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -51,7 +52,7 @@ class ForgeTrainingArguments(TrainingArguments):
       weights only), `lr_scheduler_type` cosine_with_min_lr, `warmup_steps` 0.02 of all steps
     - evaluation: `eval_strategy` steps, `eval_on_start`, `load_best_model_at_end` where
       there is an evaluation, `metric_for_best_model` loss
-    - rhythm: `logging_steps` 10, `eval_steps` 500, `save_total_limit` 3
+    - rhythm: `logging_steps` 10, `eval_steps` 500, `save_steps` those of the evaluation, `save_total_limit` 3
     - `report_to` tensorboard
     - correctness: `logging_nan_inf_filter` off (it hides NaN), `remove_unused_columns` off
       (packed rows are made by the collator), `restore_callback_states_from_checkpoint` on,
@@ -80,6 +81,9 @@ class ForgeTrainingArguments(TrainingArguments):
     eval_strategy: IntervalStrategy | str = field(default="steps", metadata={"help": "When to evaluate: no, steps or epoch."})
     eval_steps: float | None = field(default=500, metadata={"help": "Evaluate every so many steps."})
     eval_on_start: bool = field(default=True, metadata={"help": "Evaluate before the first step, so that progress shows."})
+    save_steps: float | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Save every so many steps; by default at every evaluation."}
+    )
     save_total_limit: int | None = field(default=3, metadata={"help": "Checkpoints to keep."})
     load_best_model_at_end: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Keep and load the best checkpoint; by default wherever there is an evaluation."}
@@ -109,8 +113,9 @@ class ForgeTrainingArguments(TrainingArguments):
             )
         self.eval_on_start = self.eval_on_start and evaluates
         saves = str(getattr(self.save_strategy, "value", self.save_strategy)) != "no"
-        if self.load_best_model_at_end is None:
-            self.load_best_model_at_end = evaluates and saves
+        if self.save_steps is None:
+            self.save_steps = self.eval_steps if evaluates and self.eval_steps else 500
+        self._keep_best(evaluates, saves)
         best = (self.metric_for_best_model or "").removeprefix("eval_")
         if self.greater_is_better is None and best in EVALUATION_METRICS:  # type: ignore[has-type]
             # Stock goes by the name: whatever does not end in "loss" is better when it is greater.
@@ -120,8 +125,15 @@ class ForgeTrainingArguments(TrainingArguments):
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} {getattr(self, name)} is too small.", "Give a whole number of at least 1.")
-        if not self.learning_rate >= 0:
-            raise ConfigError(f"--learning_rate {self.learning_rate} is negative.", "Give 0 or more.")
+        for name in ("learning_rate", "max_grad_norm", "weight_decay", "adam_epsilon", "seed"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"--{name} {getattr(self, name)} is negative.", "Give 0 or more.")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"--{name} {getattr(self, name)} is out of range.", "Give a number from 0 to below 1.")
+        if self.max_steps <= 0 and (self.max_steps != -1 or self.num_train_epochs <= 0):
+            name = "max_steps" if self.max_steps != -1 else "num_train_epochs"
+            raise ConfigError(f"--{name} {getattr(self, name)} trains nothing.", "Give more than 0.")
         if not 0 <= self.min_lr_ratio <= 1:
             raise ConfigError(f"--min_lr_ratio {self.min_lr_ratio} is no share.", "Give a number from 0 to 1.")
         flagged = "bf16" if self.bf16 else "fp16" if self.fp16 else None  # type: ignore[has-type]
@@ -133,6 +145,27 @@ class ForgeTrainingArguments(TrainingArguments):
             self.use_cpu = True
         self._deferred = _deferring.get()
         super().__post_init__()
+
+    def _keep_best(self, evaluates: bool, saves: bool) -> None:
+        """Keep the best checkpoint where there are evaluations to judge by and every one judged can be saved."""
+        rhythms = [str(getattr(value, "value", value)) for value in (self.eval_strategy, self.save_strategy)]
+        fits = rhythms[1] == "best" or rhythms[0] == rhythms[1]
+        if fits and rhythms == ["steps", "steps"] and self.eval_steps and self.save_steps:
+            fits = abs(self.save_steps / self.eval_steps - round(self.save_steps / self.eval_steps)) < 1e-9
+        if self.load_best_model_at_end is None and evaluates and saves and not fits:
+            logging.getLogger("llmforge").warning(
+                "final/ will hold the last model, not the best: saving (%s) does not fall on evaluations (%s)",
+                f"--save_steps {self.save_steps}" if rhythms[1] == "steps" else f"--save_strategy {rhythms[1]}",
+                f"--eval_steps {self.eval_steps}" if rhythms[0] == "steps" else f"--eval_strategy {rhythms[0]}",
+            )
+        if self.explicit_best and saves and not fits:
+            raise ConfigError(
+                f"--load_best_model_at_end needs saves that fall on evaluations: --eval_strategy {rhythms[0]} (--eval_steps "
+                f"{self.eval_steps}) and --save_strategy {rhythms[1]} (--save_steps {self.save_steps}) do not meet.",
+                "Leave --save_steps out to save at every evaluation, or give a multiple of --eval_steps.",
+            )
+        if self.load_best_model_at_end is None:
+            self.load_best_model_at_end = evaluates and saves and fits
 
     @property
     def device(self) -> torch.device:

@@ -188,12 +188,14 @@ def _keep_tokenizer(target: Path, args: TokenizerArguments) -> TokenizerArgument
 def _tokenizer_folder(args: TokenizerArguments, texts: Sequence[str]) -> tuple[Path, bool]:
     """A folder in the cache with the tokenizer, and whether it was trained here."""
     if args.tokenizer is not None:
-        local = [path for path in (Path(args.tokenizer) / name for name in FILES) if path.is_file()]
-        key = _digest([path.read_text(encoding="utf-8") for path in local] or [args.tokenizer])
+        given = Path(args.tokenizer).expanduser()
+        source = str(given) if given.is_dir() else args.tokenizer
+        local = [path for path in (given / name for name in FILES) if path.is_file()]
+        key = _digest([path.read_text(encoding="utf-8") for path in local] or [source])
         folder = cache_root() / "tokenizers" / key
         if not folder.exists():
             with new_folder(folder) as staging:
-                fetch(args.tokenizer, staging)
+                fetch(source, staging)
         return folder, False
     key = _digest([json.dumps([args.vocab_size, args.min_frequency, args.special_tokens]), *texts])
     folder = cache_root() / "tokenizers" / key

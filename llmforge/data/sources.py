@@ -126,15 +126,18 @@ def check_corpus(args: DataArguments) -> Path:
     """The corpus's path, after a look that costs nothing.
 
     Raises:
-        DataError: There is no such file or folder, or the folder is empty.
+        DataError: There is no such file or folder, or the folder is empty or cannot be read.
     """
     if args.corpus is None:
         raise DataError("There is no corpus.", "Give --corpus FOLDER, or --dataset_dir with a prepared one.")
     root = Path(args.corpus).expanduser()
     if not root.exists():
         raise DataError(f"--corpus {root}: no such file or folder.", "Check the path.")
-    if root.is_dir() and not any(root.iterdir()):
-        raise DataError(f"--corpus {root} is empty.", "Give a folder with text in it.")
+    try:
+        if root.is_dir() and not any(root.iterdir()):
+            raise DataError(f"--corpus {root} is empty.", "Give a folder with text in it.")
+    except OSError as error:
+        raise DataError(f"--corpus {root} cannot be read: {error.strerror}.", "Check its permissions.") from error
     return root
 
 
@@ -144,7 +147,11 @@ def _walk(root: Path, report: SourceReport) -> Iterator[Path]:
         yield root
         return
     resolved = root.resolve()
-    for folder, subfolders, names in os.walk(root):
+
+    def unreadable(error: OSError) -> None:
+        report.skip(f"unreadable folder ({error.strerror})", _relative(Path(error.filename), root))
+
+    for folder, subfolders, names in os.walk(root, onerror=unreadable):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in subfolders:
             if (Path(folder) / name).is_symlink():  # os.walk does not go there

@@ -80,11 +80,11 @@ def format_bytes(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def probe_device() -> Device:
-    """The device that this process will train on."""
+def probe_device(use_cpu: bool = False) -> Device:
+    """The device that this process will train on; with `use_cpu` that is the CPU, whatever else there is."""
     import torch
 
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() and not use_cpu else None
     if accelerator is None:
         return Device("cpu", _cpu_name(), _machine_memory(), "bf16" if _cpu_has_bf16() else None)
     if accelerator.type != "cuda":
@@ -149,15 +149,16 @@ def _this_process() -> psutil.Process:
     return psutil.Process()
 
 
-def peak_flops(precision: str, name: str | None = None) -> float | None:
+def peak_flops(precision: str, name: str | None = None, use_cpu: bool = False) -> float | None:
     """Operations a second that a device can do at most in `precision` (``bf16``, ``fp16``, ``fp32``), if known.
 
     Args:
         precision: What matrices are multiplied in.
         name: The device's name, by default that of this process's; a CPU has no known peak.
+        use_cpu: As in `probe_device`.
     """
     if name is None:
-        device = probe_device()
+        device = probe_device(use_cpu)
         if device.kind not in ("cuda", "rocm") or (precision == "bf16" and device.half != "bf16"):
             return None
         name = device.name

@@ -113,7 +113,8 @@ def refuse_missing_gpus(args: ForgeTrainingArguments) -> None:
     group's start ("invalid device ordinal").
 
     Raises:
-        ConfigError: The launch names GPUs and PyTorch sees none, or it has more processes here than GPUs.
+        ConfigError: The launch names GPUs and PyTorch sees none, it has more processes here than GPUs, or
+            one process sees several GPUs.
     """
     import torch
 
@@ -125,6 +126,8 @@ def refuse_missing_gpus(args: ForgeTrainingArguments) -> None:
             "See whether the driver (nvidia-smi, rocminfo) and the PyTorch build fit the card; "
             "for the CPU, launch with --config_file accelerate_configs/cpu.yaml or cpu_ddp.yaml.",
         )
+    if seen > 1 and not args.use_cpu and world_size() == 1:
+        raise _data_parallel(seen)
     if seen and not args.use_cpu and local_world_size() > seen:
         raise ConfigError(
             f"The launch has {local_world_size()} processes on this machine, but PyTorch sees {seen} GPU{'s' * (seen > 1)}.",
@@ -147,10 +150,14 @@ def refuse_separate_worlds(args: ForgeTrainingArguments) -> None:
             "Launch with `accelerate launch --config_file accelerate_configs/cpu_ddp.yaml …`, or with one process.",
         )
     if args.n_gpu > 1:
-        raise ConfigError(
-            f"{args.n_gpu} GPUs are visible, but there is one process; it would fall back to DataParallel.",
-            f"Use `accelerate launch --multi_gpu --num_processes {args.n_gpu} …`, or set CUDA_VISIBLE_DEVICES to one.",
-        )
+        raise _data_parallel(args.n_gpu)
+
+
+def _data_parallel(gpus: int) -> ConfigError:
+    return ConfigError(
+        f"{gpus} GPUs are visible, but there is one process; it would fall back to DataParallel.",
+        f"Use `accelerate launch --multi_gpu --num_processes {gpus} …`, or set CUDA_VISIBLE_DEVICES to one.",
+    )
 
 
 class RankZeroFirst:
@@ -173,7 +180,8 @@ class RankZeroFirst:
 
         parent = psutil.Process().parent()
         started = int(parent.create_time() * 1000) if parent else 0
-        return f"{os.getppid()}-{started}-{os.environ.get('MASTER_PORT', '0')}"
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # a restarted launch has the same parent
+        return f"{os.getppid()}-{started}-{os.environ.get('MASTER_PORT', '0')}-{attempt}"
 
     def __call__(self, function: Callable[[], Any]) -> Any:
         """`function`'s result, computed once on this machine.

@@ -50,10 +50,7 @@ def apply_precision(args: ForgeTrainingArguments) -> str:
     Raises:
         ConfigError: As `choose_precision`.
     """
-    device = probe_device()
-    if device.kind != "cpu" and args.use_cpu:
-        device = Device("cpu", "the CPU", device.memory, None)
-    chosen = choose_precision(args.precision, launcher_precision(), device)
+    chosen = choose_precision(args.precision, launcher_precision(), probe_device(args.use_cpu))
     args.fp16, args.bf16 = chosen == "fp16", chosen == "bf16"
     args.mixed_precision = "no" if chosen == "fp32" else chosen
     return chosen

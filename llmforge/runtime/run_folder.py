@@ -96,9 +96,26 @@ class RunFolder:
             known = read_json(path) if path.exists() else {"run_id": self.run_id, **_surroundings()}
             write_json(path, {**known, **redact(fields)})
 
-    def write_exit(self, code: int, reason: str, step: int | None = None) -> None:
-        """Write ``exit.json``: exit code, reason, last step, newest checkpoint."""
-        if self.is_main and self.path.is_dir():
+    def begin(self) -> None:
+        """Forget how it ended the last time: a kill must not leave the record of another end.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        if self.is_main:
+            (self.path / EXIT_RECORD).unlink(missing_ok=True)
+            if (self.path / RUN_RECORD).exists():
+                record = read_json(self.path / RUN_RECORD)
+                if record.pop("final", None) is not None:
+                    write_json(self.path / RUN_RECORD, record)
+
+    def write_exit(self, code: int, reason: str, step: int | None = None, heard: bool = False) -> None:
+        """Write ``exit.json``: exit code, reason, last step, newest checkpoint.
+
+        Of several processes the one that failed knows why; the others only see that it is gone. So
+        one that knows (`heard`) writes whatever its rank, and the first record of an end stays.
+        """
+        if (self.is_main or heard) and self.path.is_dir() and not (self.path / EXIT_RECORD).exists():
             newest = max(self.path.glob("checkpoint-*"), key=lambda item: _step_of(item.name), default=None)
             write_json(
                 self.path / EXIT_RECORD,

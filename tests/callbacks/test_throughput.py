@@ -28,7 +28,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def arguments():
-    return SimpleNamespace(bf16=False, fp16=False, world_size=1, include_num_input_tokens_seen="no")
+    return SimpleNamespace(bf16=False, fp16=False, use_cpu=False, world_size=1, include_num_input_tokens_seen="no")
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_resumed_run_counts_its_own_steps_only(run, state):
     state.max_steps, state.num_input_tokens_seen = 110, 5_000_000
     run.begin(Throughput(tokens_per_step=1000))
     state.global_step = 100
-    run.callback.on_train_begin(SimpleNamespace(bf16=False, fp16=False, world_size=1), state, None)
+    run.callback.on_train_begin(SimpleNamespace(bf16=False, fp16=False, use_cpu=False, world_size=1), state, None)
     run.step(1.0, useful=800)
     logs = run.log(loss=3.0)
     assert (logs["tokens_per_second"], logs["useful_tokens_per_second"], logs["eta_seconds"]) == (1000.0, 800.0, 9.0)
@@ -157,7 +157,7 @@ def test_in_a_plain_trainer_it_takes_what_that_counts(run, arguments, counted, k
 def test_model_flops_utilisation_where_the_peak_is_known(run, arguments, monkeypatch):
     model = torch.nn.Linear(100, 50, bias=False)  # 5,000 weights, 30,000 operations a token
     arguments.world_size = 2
-    monkeypatch.setattr(throughput, "peak_flops", lambda precision: 1e9 if precision == "fp32" else None)
+    monkeypatch.setattr(throughput, "peak_flops", lambda precision, use_cpu: 1e9 if precision == "fp32" else None)
     run.begin(Throughput(tokens_per_step=10_000), model=model)
     run.step(1.0)
     assert run.log(loss=3.0)["mfu"] == 0.15  # 3e8 of 2e9

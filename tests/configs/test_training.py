@@ -94,6 +94,57 @@ def test_best_model_is_kept_wherever_there_is_an_evaluation(strategy: str, save:
     assert not args.explicit_best
 
 
+@pytest.mark.parametrize(
+    ("fields", "best"),
+    [
+        ({"eval_steps": 300}, True),  # saved where it is evaluated
+        ({"eval_steps": 100, "save_steps": 300}, True),
+        ({"eval_steps": 300, "save_steps": 500}, False),
+        ({"eval_steps": 0.1, "save_steps": 0.3}, True),
+        ({"eval_steps": 100, "save_strategy": "epoch"}, False),
+        ({"save_strategy": "best"}, True),
+    ],
+)
+def test_best_model_is_kept_where_saves_fall_on_evaluations(fields: dict, best: bool):
+    assert make(**fields).load_best_model_at_end is best
+    if not best:
+        with pytest.raises(ConfigError, match="do not meet"):
+            make(**fields, load_best_model_at_end=True)
+
+
+def test_saves_follow_the_evaluations():
+    assert make(eval_steps=70).save_steps == 70
+    assert make(eval_strategy="no").save_steps == 500
+    assert make(eval_steps=70, save_steps=140).save_steps == 140
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_train_epochs": -3},
+        {"max_steps": 0},
+        {"max_steps": -5},
+        {"max_grad_norm": -1.0},
+        {"adam_beta1": 1.0},
+        {"adam_beta2": -0.1},
+        {"seed": -1},
+        {"weight_decay": float("nan")},
+    ],
+)
+def test_numbers_that_cannot_be_meant(fields: dict):
+    [(name, value)] = fields.items()
+    with pytest.raises(ConfigError, match=f"--{name} {value}"):
+        make(**fields)
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"), [("accuracy", True), ("eval_bits_per_byte", False), ("perplexity", False), ("loss", False)]
+)
+def test_which_way_a_metric_is_better(metric: str, greater: bool):
+    assert make(metric_for_best_model=metric).greater_is_better is greater
+    assert make(metric_for_best_model=metric, greater_is_better=not greater).greater_is_better is not greater
+
+
 def test_best_model_can_be_declined():
     assert make(load_best_model_at_end=False).load_best_model_at_end is False
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from helpers import write_documents
 
 from llmforge.configs.data import DataArguments
 from llmforge.data.sources import FEW_DOCUMENTS, SECTION_LENGTH, Document, check_corpus, cut_sections, read_corpus
@@ -332,3 +333,33 @@ def test_a_file_that_is_named_is_taken_whatever_its_suffix(tmp_path):
     for name in ("book.txt", "notes"):
         documents, _ = read_corpus(DataArguments(corpus=str(tmp_path / name), suffixes=[".go"]))
         assert [document.name for document in documents] == [name]
+
+
+def denying(monkeypatch, folder):
+    """Makes one folder unreadable, for root as well."""
+    stock = os.scandir
+
+    def scandir(path="."):
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stock(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path=".": listdir(path) if Path(path) != folder else scandir(path))
+
+
+def test_a_folder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
+    write_documents(tmp_path / "corpus", 3)
+    write_documents(tmp_path / "corpus" / "secret", 3)
+    denying(monkeypatch, tmp_path / "corpus" / "secret")
+    documents, report = read_corpus(DataArguments(corpus=str(tmp_path / "corpus")))
+    assert len(documents) == 3
+    assert report.skipped == {"unreadable folder (Permission denied)": 1}
+    assert report.examples == {"unreadable folder (Permission denied)": "secret"}
+
+
+def test_a_corpus_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
+    denying(monkeypatch, tmp_path)
+    with pytest.raises(DataError, match="cannot be read: Permission denied"):
+        check_corpus(DataArguments(corpus=str(tmp_path)))

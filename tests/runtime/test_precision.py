@@ -80,7 +80,7 @@ def test_contradiction_is_refused(requested: str, launcher: str | None, device: 
     ("device", "flags"), [(AMPERE, (False, True, "bf16")), (RDNA2, (True, False, "fp16")), (CPU, (False, False, "no"))]
 )
 def test_choice_is_written_where_trainer_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device, flags: tuple):
-    monkeypatch.setattr(precision, "probe_device", lambda: device)
+    monkeypatch.setattr(precision, "probe_device", lambda use_cpu=False: device)
     args = training_args(tmp_path)
     args.use_cpu = device.kind == "cpu"
     assert apply_precision(args) == {"no": "fp32"}.get(flags[2], flags[2])
@@ -91,7 +91,7 @@ def test_choice_is_written_where_trainer_looks(tmp_path: Path, monkeypatch: pyte
 
 
 def test_cpu_asked_for_beside_a_gpu_is_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(precision, "probe_device", lambda: AMPERE)
+    monkeypatch.setattr(precision, "probe_device", lambda use_cpu=False: AMPERE)
     args = training_args(tmp_path, use_cpu=True)
     assert apply_precision(args) == "fp32"
     with pytest.raises(ConfigError, match="emulated"):
@@ -100,7 +100,7 @@ def test_cpu_asked_for_beside_a_gpu_is_a_cpu(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize(("stated", "flags"), [("bf16", (False, True)), ("fp16", (True, False))])
 def test_launcher_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: str, flags: tuple[bool, bool]):
-    monkeypatch.setattr(precision, "probe_device", lambda: AMPERE)
+    monkeypatch.setattr(precision, "probe_device", lambda use_cpu=False: AMPERE)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", stated)
     args = training_args(tmp_path)
     args.use_cpu = False
@@ -109,7 +109,7 @@ def test_launcher_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state
 
 
 def test_launcher_and_flag_that_disagree_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(precision, "probe_device", lambda: AMPERE)
+    monkeypatch.setattr(precision, "probe_device", lambda use_cpu=False: AMPERE)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     for fields in ({"precision": "fp16"}, {"fp16": True}, {"precision": "fp32"}):
         args = training_args(tmp_path, **fields)

@@ -205,3 +205,24 @@ def test_exit_of_a_later_run_replaces_the_earlier(tmp_path: Path):
 def test_exit_of_a_run_that_never_had_a_folder_writes_nothing(tmp_path: Path):
     RunFolder(tmp_path / "none").write_exit(2, "refused")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_goes_on_forgets_how_it_ended(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_record(final={"which": "best"}, name="x")
+    run.write_exit(0, "finished", 8)
+    again = RunFolder(tmp_path)
+    again.begin()
+    assert not (tmp_path / "exit.json").exists()
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert "final" not in record
+    assert (record["name"], record["run_id"]) == ("x", run.run_id)
+
+
+def test_the_process_that_failed_says_why_and_the_others_do_not_say_otherwise(tmp_path):
+    first, second = RunFolder(tmp_path), RunFolder(tmp_path, is_main=False)
+    second.write_exit(1, "the connection is gone")
+    assert not (tmp_path / "exit.json").exists()
+    second.write_exit(3, "bad data", heard=True)
+    first.write_exit(1, "the connection is gone")
+    assert json.loads((tmp_path / "exit.json").read_text())["exit_code"] == 3
