@@ -318,8 +318,11 @@ def test_a_run_of_one_process_goes_on_with_two(step, plain, preset, documents, t
 # --- bit for bit -------------------------------------------------------------------------------------
 
 
-def test_loader_workers_change_nothing(dropped, preset, documents, tmp_path):
-    run = train(tmp_path, arguments(preset, documents, True, **batches(4, 2), dataloader_num_workers=2))
+@pytest.mark.parametrize("persistent", [False, True])
+def test_loader_workers_change_nothing(persistent, dropped, preset, documents, tmp_path):
+    """Persistent ones, which stock starts once, neither."""
+    workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": persistent}
+    run = train(tmp_path, arguments(preset, documents, True, **batches(4, 2), **workers))
     assert run.order() == dropped.order()
     assert_same_bits(run, dropped)
 
@@ -361,11 +364,14 @@ def test_a_logged_mean_over_several_steps_spans_the_interruption(preset, documen
 
 # --- the best model and early stopping ---------------------------------------------------------------
 
-#: The validation loss falls for six steps and rises from then on; what is not the best or the newest is deleted.
+#: A learning rate that climbs till it is too high: the validation loss falls for four steps and not from then on. What is
+#: not the best or the newest is deleted.
 STOPPING = {
     **batches(4, 2),
     "num_train_epochs": 8,
-    "learning_rate": 3e-2,
+    "learning_rate": 0.5,
+    "warmup_steps": 20,
+    "lr_scheduler_type": "constant_with_warmup",
     "eval_steps": 2,
     "save_steps": 2,
     "save_total_limit": 1,
