@@ -110,6 +110,17 @@ class ForgeTrainer(Trainer):
         if not self.control.should_training_stop:
             super()._run_epoch(*args, **kwargs)
 
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> torch.utils.data.DataLoader[Any]:
+        """Extends `Trainer._get_dataloader`: the loader of packed rows leaves the global random state to dropout.
+
+        A loader draws a seed whenever it makes an iterator, which persistent workers do once and others
+        every epoch; a resumed run makes one more, and its dropout masks would be other ones.
+        """
+        loader = super()._get_dataloader(dataset, *args, **kwargs)
+        if isinstance(dataset, PackedRows):  # which have nothing random in them
+            getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Replaces `Trainer.get_decay_parameter_names`, which goes by names: decay belongs on matrices only."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
