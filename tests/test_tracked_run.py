@@ -22,9 +22,7 @@ FLAGS = """--preset gpt2-10m --n_layer 2 --n_embd 32 --n_head 2 --vocab_size 400
     --logging_steps 1 --per_device_train_batch_size 4 --disable_tqdm --output_dir run --max_eval_samples 8""".split()
 BOTH = ["--report_to", "tensorboard", "wandb"]
 #: Stock puts these into W&B's summary of a run, and into TensorBoard as scalars.
-SUMMARY = {
-    "train/" + name for name in "train_runtime train_samples_per_second train_steps_per_second total_flos train_loss".split()
-}
+SUMMARY = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"}
 
 
 def command(corpus: Path, *arguments: str) -> int:

@@ -356,6 +356,16 @@ def test_texts_pictures_and_histograms_have_the_same_names(both):
     assert counts == [int(count) for count in histogram.bucket]
 
 
+def test_what_comes_after_training_is_shown_too(both):
+    """A sample of the final model, say; stock has closed TensorBoard's writer by then."""
+    both("on_train_begin", 0)
+    both("on_train_end", 3)
+    both.trackers.text("samples/final", "x", 3)
+    both.end(0)
+    assert [event.step for event in tensorboard_events(both.folder / "logs").Tensors("samples/final")] == [3]
+    assert [step for step, _ in wandb_history(both.folder)["samples/final/path"]] == [3]
+
+
 def test_pictures_are_pixel_for_pixel_the_file(both):
     import io
 
