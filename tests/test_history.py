@@ -17,15 +17,15 @@ from llmforge.storage import read_json_lines
 #: As RunLog writes them: an evaluation before the first step, training lines, an evaluation and a training
 #: line of one step, and the totals at the end, of the last step.
 METRICS = [
-    {"step": 0, "eval_loss": 6.0, "eval_perplexity": 403.4, "memory": 100, "time": 1.0},
-    {"step": 10, "loss": 5.0, "learning_rate": 1e-3, "tokens": 1000, "tokens_per_second": 50.0, "memory": 110, "time": 2.0},
-    {"step": 20, "loss": 4.0, "learning_rate": 5e-4, "tokens": 2000, "tokens_per_second": 60.0, "memory": 120, "time": 3.0},
-    {"step": 20, "eval_loss": 4.5, "eval_perplexity": 90.0, "tokens": 2000, "memory": 130, "time": 4.0},
-    {"step": 20, "train_runtime": 3.5, "train_loss": 4.5, "tokens": 2000, "memory": 130, "time": 5.0},
+    {"step": 0, "eval_loss": 6.0, "eval_perplexity": 403.4, "time": 1.0},
+    {"step": 10, "loss": 5.0, "learning_rate": 1e-3, "tokens": 1000, "device_memory": 110, "time": 2.0},
+    {"step": 20, "loss": 4.0, "learning_rate": 5e-4, "tokens": 2000, "device_memory": 120, "time": 3.0},
+    {"step": 20, "eval_loss": 4.5, "eval_perplexity": 90.0, "tokens": 2000, "time": 4.0},
+    {"step": 20, "train_runtime": 3.5, "train_loss": 4.5, "tokens": 2000, "time": 5.0},
 ]
 SAMPLES = [
-    {"step": 20, "prompt": "func", "settings": {"top_p": 0.9}, "text": " main() {\u2028}"},
-    {"step": 20, "final": True, "prompt": "func", "settings": {"top_p": 0.9}, "text": " größer"},
+    {"step": 20, "prompt": "func", "strategy": "sampled", "settings": {"top_p": 0.9}, "text": " main() {\u2028}"},
+    {"step": 20, "final": True, "prompt": "func", "strategy": "sampled", "settings": {"top_p": 0.9}, "text": " größer"},
 ]
 RECORD = {"run_id": "abc", "config": {"model": {"preset": "gpt2-10m"}, "training": {"max_steps": 20}}}
 
@@ -64,8 +64,8 @@ def test_metrics_are_one_row_a_step(folder):
     assert table["eval_loss"].dropna().to_dict() == {0: 6.0, 20: 4.5}
     # Of one step's lines: what only one of them has stays, of the others the last counts.
     last = table.loc[20]
-    assert (last["tokens_per_second"], last["eval_perplexity"], last["train_runtime"]) == (60.0, 90.0, 3.5)
-    assert (last["memory"], last["time"]) == (130, 5.0)
+    assert (last["tokens"], last["eval_perplexity"], last["train_runtime"]) == (2000, 90.0, 3.5)
+    assert (last["device_memory"], last["time"]) == (120, 5.0)
     assert table["eval_loss"].idxmin() == 20
 
 
@@ -114,7 +114,7 @@ def test_a_run_still_going_on(folder):
     run = load_run(folder)
     assert (run.exit, run.final) == (None, None)
     assert run.samples.empty
-    assert list(run.samples.columns) == ["step", "prompt", "text", "settings", "final"]
+    assert list(run.samples.columns) == ["step", "prompt", "strategy", "text", "settings", "final"]
     assert run.samples[~run.samples["final"]].empty
     assert len(run.metrics) == 3
 
@@ -166,12 +166,13 @@ def test_the_callbacks_write_what_is_read(tmp_path, corpus):
     args = llmforge.ForgeTrainingArguments(
         output_dir=str(tmp_path / "run"), max_steps=4, eval_steps=2, logging_steps=1, save_strategy="no", report_to=["none"]
     )
-    prompts = llmforge.GenerationArguments(prompts=["func", "for"], max_new_tokens=3)
+    prompts = llmforge.GenerationArguments(prompts=["func", "for"], max_new_tokens=3, strategies=["greedy", "top_k=5"])
     llmforge.build_trainer(model, data, args, prompts).train()
     run = load_run(tmp_path / "run")
     assert list(run.metrics["loss"].dropna().index) == [1, 2, 3, 4]
     assert list(run.metrics["eval_perplexity"].dropna().index) == [0, 2, 4]
-    assert list(run.samples["prompt"]) == ["func", "for"] * 2
+    assert list(run.samples["prompt"]) == ["func", "for"] * 4
+    assert list(run.samples["strategy"]) == ["greedy", "greedy", "top_k=5", "top_k=5"] * 2
 
 
 def test_reading_a_run_imports_neither_torch_nor_transformers(folder):

@@ -15,6 +15,7 @@ import copy
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,7 @@ WEIGHT_ROUNDING = 2e-6
 EVALUATION_ROUNDING = 1e-7
 
 #: What a clock or the machine says.
-CLOCKED = ("time", "memory", "tokens_per_second", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+CLOCKED = re.compile(r"time|eta_seconds|device_.*|eval_runtime|.*_per_second")
 
 #: Weights and a learning rate that are large enough for ten steps to change the model a lot; every step is logged and saved.
 SETTINGS = {
@@ -111,7 +112,9 @@ class Run:
         """Every line of metrics.jsonl but the closing summary, without what a clock says."""
         lines = [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
         return [
-            {key: value for key, value in line.items() if key not in CLOCKED} for line in lines if "train_runtime" not in line
+            {key: value for key, value in line.items() if not CLOCKED.fullmatch(key)}
+            for line in lines
+            if "train_runtime" not in line
         ]
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
@@ -141,7 +144,7 @@ def train(folder: Path, words: list[str], interrupt_at: int | None = None) -> Ru
         patch.chdir(folder)
         watched = sitecustomize.watching(ForgeTrainer.training_step, folder / "rows", interrupt_at)
         patch.setattr(ForgeTrainer, "training_step", watched)
-        patch.setattr(LossPlot, "_draw", lambda *_: None)  # more than half of the time of these runs
+        patch.setattr(LossPlot, "_draw", lambda *_, **__: None)  # more than half of the time of these runs
         assert run_command(pretrain.main, words) == (0 if interrupt_at is None else 75)
     return Run(folder)
 

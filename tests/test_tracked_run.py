@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import tensorboard_scalars, wandb_history, wandb_records
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers.integrations.integration_utils import TensorBoardCallback, WandbCallback
 
 from llmforge import pretrain
@@ -45,10 +46,17 @@ def finish_writing() -> None:
 
 
 def test_both_hold_the_same_and_a_resume_goes_on_in_both(corpus, capsys):
-    assert command(corpus, *BOTH, "--max_steps", "3") == 0
+    extras = ["--prompts", "func", "--max_new_tokens", "4", "--histogram_steps", "2"]
+    assert command(corpus, *BOTH, *extras, "--max_steps", "3") == 0
     finish_writing()
     assert capsys.readouterr().err.count("wandb sync") == 1
-    scalars, history = tensorboard_scalars(Path("run/logs")), wandb_history(Path("run"))
+    scalars, everything = tensorboard_scalars(Path("run/logs")), wandb_history(Path("run"))
+    shown = {name.rsplit("/", 1)[0] for name in everything if name.startswith(("samples/", "plots/", "histograms/"))}
+    events = EventAccumulator("run/logs", size_guidance={"tensors": 0}).Reload().Tags()
+    own = {name for name in events["tensors"] if not name.endswith("/text_summary")}  # stock's, of arguments and config
+    assert shown == own | set(events["images"]) | set(events["histograms"])
+    assert {"samples/greedy", "plots/loss", "histograms/gradients/transformer.wte.weight"} <= shown
+    history = {name: points for name, points in everything.items() if name.rsplit("/", 1)[0] not in shown}
     assert {"train/loss", "train/grad_norm", "train/learning_rate", "eval/loss", "eval/perplexity", "test/loss"} <= set(history)
     assert set(scalars) - {f"train/{name}" for name in SUMMARY} == set(history)
     for name, points in history.items():

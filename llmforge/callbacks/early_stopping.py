@@ -56,6 +56,13 @@ class EarlyStopping(TrainerCallback):
     def _key(self) -> str:
         return f"eval_{self.metric}"
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # A run that was stopped and is started again has nothing left to do (a plain Trainer does one step more).
+        if state.global_step and self.since_best(state.log_history or [])[0] >= self.patience:
+            control.should_training_stop = True
+            if state.is_world_process_zero:
+                logger.info("early stopping: at step %d the patience of %d was spent already", state.global_step, self.patience)
+
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         evaluations = [entry for entry in state.log_history if any(key.startswith("eval_") for key in entry)]
         if not any(self._key in entry for entry in evaluations):

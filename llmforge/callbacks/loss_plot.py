@@ -18,6 +18,8 @@ from llmforge.runtime.logs import logger
 _TRAIN, _VALIDATION, _BEST = "#0072B2", "#D55E00", "#009E73"
 #: From so many points on, training's own line is faint and a running mean lies over it.
 _SMOOTHED_FROM = 120
+#: A logarithmic axis where the largest value is more than so many times the smallest: it has two labels then.
+_WIDE = 20
 
 Points = tuple[list[int], list[float]]
 
@@ -91,12 +93,10 @@ def _draw(picture: _Picture, train: Points, validation: Points, path: Path) -> P
     if validation[0]:
         axes.plot(*validation, color=_VALIDATION, linewidth=1.6, linestyle="--", marker="o", markersize=5, label="validation")
         _mark_best(axes, *validation)
-    if picture.log_scale and any(value > 0 and math.isfinite(value) for value in (*train[1], *validation[1])):
-        from matplotlib.ticker import LogFormatter
-
+    positive = [value for value in (*train[1], *validation[1]) if value > 0 and math.isfinite(value)]
+    if picture.log_scale and positive and max(positive) > _WIDE * min(positive):
         axes.set_yscale("log")
-        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            which(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+        axes.yaxis.set_major_formatter("{x:,g}")
     axes.set(xlabel="step", ylabel=picture.unit, title=picture.title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,6 +7,7 @@ module of `llmforge.configs` does.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -141,7 +142,9 @@ class ForgeTrainingArguments(TrainingArguments):
             raise ConfigError(f"--{flagged} contradicts --precision {self.precision}.", "Give --precision alone.")
         if flagged:
             self.precision = flagged  # type: ignore[assignment]
-        if not torch.accelerator.is_available():
+        # What a launcher's `use_cpu: true` says; stock hears it for the device and for nothing else.
+        told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t")
+        if told or not torch.accelerator.is_available():
             self.use_cpu = True
         self._deferred = _deferring.get()
         super().__post_init__()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import ROOT
 
 from llmforge.callbacks.divergence import _MOST_SKIPPED, Divergence, refuse_non_finite
 from llmforge.errors import ConfigError, TrainingDiverged
@@ -118,3 +122,50 @@ def test_weights_that_are_not_finite_are_named(bad):
         model[1].bias[2] = bad
     with pytest.raises(TrainingDiverged, match=r"Step 7 .*1\.bias, 1 parameters"):
         refuse_non_finite(model, 7)
+
+
+# --- two processes ---------------------------------------------------------------------------------
+
+POISONED = """
+import math, sys
+from llmforge import pretrain
+from llmforge.runtime.commands import run_command
+from llmforge.runtime.launch import rank
+from llmforge.trainer import ForgeTrainer
+
+stock = ForgeTrainer.training_step
+
+def training_step(self, *args, **kwargs):
+    loss = stock(self, *args, **kwargs)
+    if rank() == 1 and self.state.global_step == 2:
+        self._losses[-1] = self._losses[-1] * math.nan  # what only the second process sees; its gradients are fine
+    return loss
+
+ForgeTrainer.training_step = training_step
+code = run_command(pretrain.main)
+print(f"process {rank()} ends with {code}", flush=True)
+sys.exit(code)
+"""
+
+
+def test_what_one_process_sees_stops_both_at_the_same_step(corpus, tmp_path):
+    (tmp_path / "poisoned.py").write_text(POISONED)
+    shape = ["--preset", "gpt2-10m", "--n_layer", "2", "--n_embd", "32", "--n_head", "2", "--vocab_size", "400"]
+    rhythm = ["--max_steps", "6", "--save_steps", "1", "--eval_strategy", "no", "--logging_steps", "1", "--report_to", "none"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file", ROOT / "accelerate_configs" / "cpu_ddp.yaml"),
+            *("poisoned.py", "--corpus", corpus, "--output_dir", "run", "--block_size", "32", *shape, *rhythm),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    told = done.stdout + done.stderr
+    assert "process 0 ends with 6" in told, told
+    assert "process 1 ends with 6" in told, told
+    record = json.loads((tmp_path / "run" / "exit.json").read_text())
+    assert (record["exit_code"], record["newest_checkpoint"]) == (6, "checkpoint-2")
+    assert "Step 3" in record["reason"]
+    assert json.loads((tmp_path / "run" / "divergence.json").read_text())["documents"]

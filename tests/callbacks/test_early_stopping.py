@@ -93,6 +93,14 @@ def test_a_resumed_run_counts_on_with_the_patience_it_is_given(arguments, state)
     assert type(stock)(**stock.state()["args"]).early_stopping_patience == 9
 
 
+@pytest.mark.parametrize(("patience", "stops"), [(2, True), (3, False)])
+def test_a_run_that_was_stopped_is_not_trained_on_unless_it_is_given_more_patience(arguments, state, control, patience, stops):
+    state.log_history = [{"step": step, "eval_loss": 1.0} for step in (0, 10, 20)]
+    state.global_step = 20
+    EarlyStopping(patience=patience).on_train_begin(arguments, state, control)
+    assert control.should_training_stop is stops
+
+
 def test_a_metric_that_no_evaluation_has_is_refused_with_the_known_ones(stops_at):
     with pytest.raises(ConfigError, match=r"'perplexty'.*Known: loss"):
         stops_at(EarlyStopping("perplexty"), [3.0, 2.0])

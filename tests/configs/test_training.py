@@ -196,6 +196,13 @@ def test_without_an_accelerator_the_cpu_is_used():
     assert args.device == torch.device("cpu")
 
 
+def test_a_launcher_for_the_cpu_is_heard_where_there_is_an_accelerator(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert not make(use_cpu=False).use_cpu
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")  # as accelerate writes `use_cpu: true`
+    assert make().use_cpu
+
+
 @pytest.mark.parametrize(
     "fields", [{"warmup_steps": -3}, {"bf16": True, "fp16": True}, {"save_strategy": "no", "load_best_model_at_end": True}]
 )

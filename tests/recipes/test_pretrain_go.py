@@ -117,14 +117,20 @@ def test_a_launched_demo_leaves_a_whole_run_folder(whole):
     evaluations = [line for line in lines if "eval_loss" in line]
     assert [line["step"] for line in evaluations] == [0, 4, 8]
     assert evaluations[-1]["eval_bits_per_byte"] < evaluations[0]["eval_bits_per_byte"]
-    assert {"eval_perplexity", "eval_accuracy", "memory", "time", "tokens"} <= set(evaluations[-1])
-    assert all("tokens_per_second" in line for line in lines if "loss" in line)
+    assert {"eval_perplexity", "eval_accuracy", "time", "tokens"} <= set(evaluations[-1])
+    speed = {"tokens_per_second", "useful_tokens_per_second", "eta_seconds", "device_memory", "device_utilization"}
+    assert all(speed <= set(line) for line in lines if "loss" in line)
     samples = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
-    assert [sample["step"] for sample in samples] == [4] * 3 + [8] * 6
-    with Image.open(run / "plots" / "loss.png") as picture:
-        assert picture.size[0] > 600
+    # Three prompts in three strategies at each evaluation, and once more from the final model.
+    assert [sample["step"] for sample in samples] == [4] * 9 + [8] * 12
+    assert len({sample["strategy"] for sample in samples[:9]}) == 3
+    for name in ("loss", "perplexity", "learning_rate", "grad_norm"):
+        with Image.open(run / "plots" / f"{name}.png") as picture:
+            assert picture.size[0] > 600
     events = EventAccumulator(str(run / "logs")).Reload()
-    assert {"train/loss", "eval/loss", "eval/perplexity", "eval/bits_per_byte"} <= set(events.Tags()["scalars"])
+    assert {"train/loss", "train/tokens_per_second", "eval/loss", "eval/perplexity"} <= set(events.Tags()["scalars"])
+    assert {"plots/loss", "plots/perplexity"} <= set(events.Tags()["images"])
+    assert "samples/greedy" in events.Tags()["tensors"]
     assert json.loads((run / "eval.json").read_text())["split"] == "test"
     assert "loss=" in (run / "run.log").read_text()
     assert (run / "final" / "README.md").read_text().startswith("---")

@@ -205,6 +205,13 @@ def test_more_processes_than_gpus_are_refused(gpus):
         refuse_missing_gpus(SimpleNamespace(use_cpu=False))
 
 
+def test_one_process_that_sees_two_gpus_is_refused_before_anything_is_read(gpus):
+    gpus(2)
+    with pytest.raises(ConfigError, match=r"2 GPUs are visible.*--num_processes 2.*CUDA_VISIBLE_DEVICES"):
+        refuse_missing_gpus(SimpleNamespace(use_cpu=False))
+    refuse_missing_gpus(SimpleNamespace(use_cpu=True))
+
+
 # The first process first.
 
 CHILD = """
@@ -274,7 +281,7 @@ def run_two(folder: Path, ending: str) -> list[tuple[int, str, str]]:
             )
         )
     try:
-        outputs = [process.communicate(timeout=20) for process in processes]
+        outputs = [process.communicate(timeout=60) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -320,7 +327,7 @@ def test_waiting_ends_when_the_launcher_is_gone(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     first = RankZeroFirst()
-    monkeypatch.setattr(os, "getppid", lambda: 1)
+    monkeypatch.setattr(os, "getppid", lambda: -1)
     with pytest.raises(LlmforgeError, match="launcher is gone"):
         first(lambda: None)
 

@@ -91,7 +91,7 @@ def test_choice_is_written_where_trainer_looks(tmp_path: Path, monkeypatch: pyte
 
 
 def test_cpu_asked_for_beside_a_gpu_is_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(precision, "probe_device", lambda use_cpu=False: AMPERE)
+    monkeypatch.setattr(precision, "probe_device", lambda use_cpu=False: CPU if use_cpu else AMPERE)
     args = training_args(tmp_path, use_cpu=True)
     assert apply_precision(args) == "fp32"
     with pytest.raises(ConfigError, match="emulated"):

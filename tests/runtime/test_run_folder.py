@@ -197,7 +197,9 @@ def test_exit_says_how_it_ended(tmp_path: Path):
 
 def test_exit_of_a_later_run_replaces_the_earlier(tmp_path: Path):
     RunFolder(tmp_path).write_exit(75, "interrupted")
-    RunFolder(tmp_path).write_exit(0, "finished", 5)
+    again = RunFolder(tmp_path)
+    again.begin()
+    again.write_exit(0, "finished", 5)
     assert exit_record(tmp_path)["exit_code"] == 0
     assert exit_record(tmp_path)["newest_checkpoint"] is None
 
