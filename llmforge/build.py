@@ -28,6 +28,7 @@ from llmforge.generate import check_prompts
 from llmforge.runtime.launch import rank_zero_first, refuse_separate_worlds, use_all_cores
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import reserve
+from llmforge.runtime.trackers import check_trackers, stay_offline_without_login
 from llmforge.trainer import ForgeTrainer
 
 
@@ -56,7 +57,7 @@ def build_trainer(
 
     Raises:
         ConfigError: Early stopping or best-model keeping without validation data or by a metric that
-            does not exist; a prompt longer than the context; separate worlds.
+            does not exist; a prompt longer than the context; a tracker that is not there; separate worlds.
         DataError: The training split is empty, or was tokenized with another vocabulary than the model's.
     """
     run = run or RunArguments()
@@ -74,6 +75,8 @@ def build_trainer(
             f"The dataset's tokenizer has {len(data.tokenizer):,} entries, the model {model.config.vocab_size:,} rows.",
             "Build the model for this tokenizer.",
         )
+    check_trackers(args.report_to)
+    stay_offline_without_login(args.report_to)
     check_callbacks(args, run)
     if validation is None:
         without_validation(args, run)

@@ -67,7 +67,7 @@ def finish(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: 
             write_text(staging / "README.md", _model_card(trainer, run, config, data, result))
         _write_results(trainer, run, config, data, result)
         show(_summary(result, run))
-        logger.info("peak memory %s; %s", format_bytes(peak_memory()), _next_commands(run.path))
+        logger.info("peak memory %s; %s", format_bytes(peak_memory(trainer.args.use_cpu)), _next_commands(run.path))
     return result
 
 

@@ -93,9 +93,15 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
 
 def _close(run: RunFolder, code: int, reason: str, heard: bool = False) -> None:
     """Record how the run ended; what a process knows first-hand (`heard`) it records on any rank."""
-    steps = [line["step"] for line in read_json_lines(run.path / METRICS) if "step" in line]
-    run.write_exit(code, reason, steps[-1] if steps else None, heard)
-    close_trackers(code)
+    try:
+        steps = [line["step"] for line in read_json_lines(run.path / METRICS) if "step" in line]
+        run.write_exit(code, reason, steps[-1] if steps else None, heard)
+    except (OSError, LlmforgeError) as error:
+        if code == 0:
+            raise
+        logger.warning("how the run ended could not be recorded: %s", error)  # why it did is told next
+    finally:
+        close_trackers(code)
 
 
 def _explain(error: BaseException, config: PretrainConfig) -> LlmforgeError | None:

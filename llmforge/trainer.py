@@ -86,9 +86,14 @@ class ForgeTrainer(Trainer):
         """Extends `Trainer._init_training_state`: the best checkpoint is the one in this run's folder.
 
         Stock goes by the path it was written to; of a run that was moved, or is resumed from another
-        working folder, it forgets the best one.
+        working folder, it forgets the best one. What an interrupted `train` left half-counted is forgotten,
+        and a checkpoint that plain Trainer wrote may lack our callback's state.
         """
+        self.last_losses, self._losses, self._new_tokens = [], [], None
+        window = self._loss_window()
+        window.loss, window.steps = 0.0, 0
         begun = super()._init_training_state(*args, **kwargs)
+        self.state.stateful_callbacks.setdefault(LossWindow.__name__, window.state())
         best = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.best_global_step}"
         if self.state.best_global_step and best.is_dir():
             self.state.best_model_checkpoint = str(best)
@@ -148,9 +153,6 @@ class ForgeTrainer(Trainer):
         order = self.sampler.order(epoch)[inside * self.sampler.step_rows :][: self.sampler.step_rows]
         return [self.train_dataset[int(index)] for index in order]
 
-    def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
-        """Replaces `Trainer._track_num_input_tokens`: `_count_tokens` counts, and one count is enough."""
-
     def _count_tokens(self) -> None:
         """Move the tokens counted on the device into the state; one synchronisation a log event."""
         if self._new_tokens is not None:
@@ -170,14 +172,23 @@ class ForgeTrainer(Trainer):
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, LossWindow))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Extends `Trainer._save_checkpoint`: finite weights, and a state with the tokens and the losses not logged yet."""
-        refuse_non_finite(self.model, self.state.global_step)
+        """Extends `Trainer._save_checkpoint`: its state knows the tokens and the losses that are not logged yet."""
         self._count_tokens()
         window = self._loss_window()
         window.steps = self.state.global_step - self._globalstep_last_logged
         window.loss = float(nested_gather(self._tr_loss, self.args.parallel_mode).mean()) if window.steps else 0.0
         super()._save_checkpoint(model, trial)
         window.loss, window.steps = 0.0, 0
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Extends `Trainer.save_model`: weights that are not finite are never saved."""
+        refuse_non_finite(self.model, self.state.global_step)
+        super().save_model(output_dir, _internal_call)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Extends `Trainer._evaluate`: a step that broke the weights is found before they are evaluated and sampled from."""
+        refuse_non_finite(self.model, self.state.global_step)
+        return super()._evaluate(*args, **kwargs)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Extends `Trainer._determine_best_metric`: a step that is not saved cannot be the best one.

@@ -252,7 +252,14 @@ def test_resume_by_the_path_of_a_checkpoint_finds_the_run(finished):
         (["--corpus", "CORPUS", "--output_dir", "empty", "--resume", "checkpoint-9"], 4, "checkpoint-9"),
         (["--corpus", "CORPUS", "--eval_steps", "2", "--save_steps", "3", "--load_best_model_at_end"], 2, "do not meet"),
         (["--corpus", "CORPUS", "--metric_for_best_model", "perplexty"], 2, "Known: loss, perplexity, bits_per_byte, accuracy"),
-        (["--corpus", "CORPUS", "--early_stopping_metric", "f1"], 2, "Known: loss, perplexity, bits_per_byte, accuracy"),
+        (["--corpus", "CORPUS", "--early_stopping_threshold", "0.1"], 2, "has no effect without a patience"),
+        (["--corpus", "CORPUS", "--auto_find_batch_size"], 2, "--auto_find_batch_size"),
+        (["--corpus", "CORPUS", "--temperature", "nan"], 2, "--temperature nan"),
+        (
+            ["--corpus", "CORPUS", "--early_stopping_patience", "--early_stopping_metric", "f1"],
+            2,
+            "Known: loss, perplexity, bits_per_byte, accuracy",
+        ),
         (["--corpus", "CORPUS", "--early_stopping_patience", "2", "--eval_strategy", "no"], 2, "--eval_strategy no"),
         (["--corpus", "CORPUS", "--histogram_steps", "2"], 2, "--report_to names none"),
         (["--corpus", "CORPUS", "--strategies", "hot"], 2, "--strategies hot"),
@@ -328,6 +335,28 @@ def test_a_config_made_by_hand_is_checked_as_well(corpus, tmp_path):
     folders = [pretrain.pretrain_model(config()).folder for _ in range(2)]
     assert [str(folder) for folder in folders] == ["runs/pretrain-001", "runs/pretrain-002"]
     assert record(folders[0], "run.json")["tokenizer"]["requested_vocab_size"] == 8192  # the preset's
+
+
+def test_weights_that_a_step_broke_are_found_before_they_are_sampled_from(corpus, capsys):
+    """The loss and the gradient of the step were finite; sampling from what it left would end in a traceback."""
+    wild = ["--learning_rate", "1e38", "--warmup_steps", "0", "--max_grad_norm", "0", "--optim", "sgd", "--eval_steps", "1"]
+    assert command("--corpus", str(corpus), "--output_dir", "run", "--prompts", "func", "--save_steps", "3", *wild) == 6
+    last_line(capsys)
+    assert record("run")["exit_code"] == 6
+    assert not list(Path("run").glob("checkpoint-*"))
+
+
+def test_how_it_ended_is_told_even_where_it_cannot_be_recorded(corpus, monkeypatch, capsys):
+    from llmforge.errors import StorageError
+    from llmforge.runtime.run_folder import RunFolder
+
+    def full(*args, **kwargs):
+        raise StorageError("Cannot write exit.json.")
+
+    monkeypatch.setattr(RunFolder, "write_exit", full)
+    monkeypatch.setattr(pretrain, "build_trainer", lambda *args: (_ for _ in ()).throw(ConfigError("It is wrong.", "Mend it.")))
+    assert command("--corpus", str(corpus), "--output_dir", "run") == 2
+    assert "It is wrong. Mend it." in last_line(capsys)
 
 
 def test_a_vocabulary_that_the_data_cannot_fill_is_explained(tmp_path, capsys):

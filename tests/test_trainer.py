@@ -566,7 +566,7 @@ def test_few_validation_rows_are_warned_about_and_training_goes_on(prepared, tmp
 @pytest.mark.parametrize("flag", ["metric_for_best_model", "early_stopping_metric"])
 def test_a_metric_that_does_not_exist_is_refused_before_step_1(prepared, tmp_path, flag):
     best = {"metric_for_best_model": "perplexty"} if flag == "metric_for_best_model" else {}
-    run = RunArguments(early_stopping_metric="perplexty") if not best else None
+    run = RunArguments(early_stopping_patience=2, early_stopping_metric="perplexty") if not best else None
     args = training_args(tmp_path, eval_strategy="steps", save_strategy="steps", **best)
     with pytest.raises(ConfigError, match=rf"--{flag} perplexty .*Known: loss, perplexity, bits_per_byte, accuracy"):
         build_trainer(tiny_model("gpt2-10m", prepared.tokenizer), prepared, args, run=run)
@@ -620,13 +620,59 @@ def test_saving_only_the_best_saves_it(prepared, tmp_path):
     assert Path(trainer.state.best_model_checkpoint).is_dir()
 
 
-@pytest.mark.parametrize("counted", ["no", "all", "non_padding"])
-def test_tokens_are_counted_once_whatever_the_flag(prepared, tmp_path, counted):
-    args = training_args(tmp_path, max_steps=3, include_num_input_tokens_seen=counted, per_device_train_batch_size=2)
+def test_tokens_are_targets_counted_once(prepared, tmp_path):
+    args = training_args(tmp_path, max_steps=3, per_device_train_batch_size=2)
     trainer = build_trainer(tiny_model("gpt2-10m", prepared.tokenizer), prepared, args, folder=tmp_path)
     trainer.train()
     targets = sum(int(sum(row["segment_lengths"])) for step in range(3) for row in trainer.rows_of_step(step))
     assert trainer.state.num_input_tokens_seen == targets
+
+
+class Interrupt(TrainerCallback):
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_training_begun_again_counts_from_the_start(prepared, tmp_path):
+    """In a notebook: interrupted between two micro-batches and two log events, then `train` again."""
+    rhythm = {"max_steps": 4, "logging_steps": 4, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+
+    def made(*callbacks):
+        args = training_args(tmp_path, **rhythm)
+        model = tiny_model("gpt2-10m", prepared.tokenizer)
+        return build_trainer(model, prepared, args, folder=tmp_path, callbacks=callbacks)
+
+    fresh, again = made(), made(Interrupt())
+    fresh.train()
+    with pytest.raises(KeyboardInterrupt):
+        again.train()
+    again.remove_callback(Interrupt)
+    again.train()
+    assert again.state.num_input_tokens_seen == fresh.state.num_input_tokens_seen
+    assert len(again.last_losses) == 2
+
+
+def test_a_checkpoint_of_plain_trainer_can_be_gone_on_with(prepared, tmp_path):
+    rhythm = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4}
+    rows = prepared.rows("train")
+    model = tiny_model("gpt2-10m", prepared.tokenizer)
+    args = training_args(tmp_path, **rhythm)
+    tools = {"train_dataset": rows, "processing_class": prepared.tokenizer, "data_collator": PackedCollator()}
+    Trainer(model, args, **tools).train()
+    args = training_args(tmp_path, **rhythm | {"max_steps": 4})
+    ours = build_trainer(tiny_model("gpt2-10m", prepared.tokenizer), prepared, args, folder=tmp_path)
+    ours.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert (tmp_path / "checkpoint-4").is_dir()
+
+
+def test_broken_weights_are_not_saved_by_hand_either(prepared, tmp_path):
+    trainer = build_trainer(tiny_model("gpt2-10m", prepared.tokenizer), prepared, training_args(tmp_path), folder=tmp_path)
+    with torch.no_grad():
+        next(trainer.model.parameters())[0] = math.nan
+    with pytest.raises(TrainingDiverged):
+        trainer.save_model(str(tmp_path / "mine"))
+    assert not (tmp_path / "mine").exists()
 
 
 def test_max_eval_samples_bounds_the_evaluation(prepared, tmp_path):

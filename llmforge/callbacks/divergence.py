@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from llmforge.callbacks.forge_callback import ForgeCallback
-from llmforge.errors import TrainingDiverged
+from llmforge.errors import LlmforgeError, TrainingDiverged
+from llmforge.runtime.run_folder import DIVERGENCE
 from llmforge.storage import write_json
 
-RECORD = "divergence.json"
 #: Names shown in the error; all of them are in the record.
 _SHOWN = 5
 #: fp16: steps skipped in a row after which the scaler is not searching any more. From its
@@ -44,6 +45,10 @@ class Divergence(ForgeCallback):
         self.folder = folder
         self._skipped = 0
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self._skipped = 0
+
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         losses, norm = self.trainer.last_losses, self.trainer.last_grad_norm
         if not losses:
@@ -68,15 +73,19 @@ class Divergence(ForgeCallback):
         step = state.global_step + 1
         rows = self.trainer.rows_of_step(state.global_step)
         documents = sorted({int(document) for row in rows for document in row["segment_documents"]})
-        names = self.names(documents) if self.names is not None else [f"number {index}" for index in documents]
+        names = [f"number {index}" for index in documents]
+        if self.names is not None:
+            with contextlib.suppress(OSError, LlmforgeError):  # the divergence is what is to be told
+                names = self.names(documents)
         told = ""
         if names:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             told = f" Documents of the step: {', '.join(names[:_SHOWN])}{more}."
         if self.folder is not None and state.is_world_process_zero:
             record = {"step": step, "micro_batch_losses": losses, "grad_norm": norm, "documents": names}
-            write_json(self.folder / RECORD, record)
-            told += f" ({RECORD} has all.)" if names else ""
+            with contextlib.suppress(OSError, LlmforgeError):
+                write_json(self.folder / DIVERGENCE, record)
+                told += f" ({DIVERGENCE} has all.)" if names else ""
         loss = sum(losses)
         raise TrainingDiverged(
             f"Step {step}: loss {loss:.4g}, gradient norm {norm:.4g}. The step was not applied.{told}", _REMEDY

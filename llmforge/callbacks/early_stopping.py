@@ -28,10 +28,16 @@ class EarlyStopping(TrainerCallback):
         greater_is_better: By default False, except for ``accuracy``.
 
     Raises:
-        ConfigError: From the second evaluation on, if no evaluation has such a metric.
+        ConfigError: A patience below 1 or a min_delta that is negative or not finite; from the second evaluation
+            on, if no evaluation has such a metric.
     """
 
     def __init__(self, metric: str = "loss", patience: int = 5, min_delta: float = 0.0, greater_is_better: bool | None = None):
+        if patience < 1 or not (math.isfinite(min_delta) and min_delta >= 0):
+            raise ConfigError(
+                f"Early stopping with patience {patience} and min_delta {min_delta} would stop at once or never.",
+                "Give a patience of at least 1 and a min_delta of 0 or more.",
+            )
         self.metric = metric.removeprefix("eval_")
         self.patience = patience
         self.min_delta = min_delta
@@ -74,6 +80,8 @@ class EarlyStopping(TrainerCallback):
         since, step, value = self.since_best(evaluations)
         if since >= self.patience:
             control.should_training_stop = True
+            # So that the run, started again, knows that it was stopped.
+            control.should_save = args.save_strategy in ("steps", "epoch")
             if state.is_world_process_zero:
                 logger.info(
                     "early stopping at step %d: no better eval_%s than %.4f of step %d in %d evaluations",

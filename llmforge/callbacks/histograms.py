@@ -21,10 +21,12 @@ class Histograms(ForgeCallback):
     Gradients are those the optimizer is about to apply, clipped and unscaled.
 
     Raises:
-        ConfigError: When training begins without a tracker that shows histograms.
+        ConfigError: `every` is below 1, or when training begins without a tracker that shows histograms.
     """
 
     def __init__(self, every: int):
+        if every < 1:
+            raise ConfigError(f"Histograms every {every} steps cannot be made.", "Give at least 1.")
         self.every = every
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -42,10 +44,12 @@ class Histograms(ForgeCallback):
         step = state.global_step + 1
         if model is None or not state.is_world_process_zero or step % self.every:
             return
+        values = {}
         for name, parameter in model.named_parameters():
-            self.trainer.trackers.histogram(f"histograms/parameters/{name}", _some(parameter), step)
+            values[f"histograms/parameters/{name}"] = _some(parameter)
             if parameter.grad is not None:
-                self.trainer.trackers.histogram(f"histograms/gradients/{name}", _some(parameter.grad), step)
+                values[f"histograms/gradients/{name}"] = _some(parameter.grad)
+        self.trainer.trackers.histograms(values, step)
 
 
 def check_tracker(args: TrainingArguments) -> None:
@@ -63,4 +67,8 @@ def check_tracker(args: TrainingArguments) -> None:
 def _some(values: torch.Tensor) -> Any:
     """At most `_MOST` of `values`, evenly spread, as a NumPy array of its own."""
     flat = values.detach().flatten()
-    return flat[:: -(-flat.numel() // _MOST)].float().cpu().numpy().copy()
+    stride = -(-flat.numel() // _MOST)
+    # Sharing a factor with the width, it would find the same few columns in every row.
+    while stride > 1 and any(stride % factor == 0 for factor in (2, 3, 5, 7)):
+        stride += 1
+    return flat[:: max(stride, 1)].float().cpu().numpy().copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,11 @@ class Samples(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         model: PreTrainedModel | None = None,
+        metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
+        if not math.isfinite((metrics or {}).get("eval_loss", 0.0)):
+            return  # there is nothing to sample from, and to try would break a GPU's context
         # Before the first step there is only noise to show.
         if not state.is_world_process_zero or not self.settings.prompts or model is None or state.global_step == 0:
             return

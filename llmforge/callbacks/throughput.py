@@ -54,8 +54,13 @@ class Throughput(TrainerCallback):
         self._session, self._busy, self._paused = None, 0.0, True
         self._since = (state.global_step, state.num_input_tokens_seen)
         self._flops = flops_per_token(model, self.block_size) if model is not None else None
-        peak = peak_flops("bf16" if args.bf16 else "fp16" if args.fp16 else "fp32", use_cpu=args.use_cpu)
+        # A plain Trainer under a launcher leaves bf16 and fp16 off and has it here.
+        mixed = getattr(args, "mixed_precision", None)
+        precision = "bf16" if args.bf16 else "fp16" if args.fp16 else mixed if mixed in ("bf16", "fp16") else "fp32"
+        # TF32 is a third rate, which the table does not have.
+        peak = None if precision == "fp32" and args.tf32 else peak_flops(precision, use_cpu=args.use_cpu)
         self._peak = peak * args.world_size if peak else None
+        device_load(args.use_cpu)  # utilisation is counted from one call to the next
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._session is None:
@@ -95,7 +100,7 @@ class Throughput(TrainerCallback):
         if state.max_steps and state.global_step > first:
             left = state.max_steps - state.global_step
             figures["eta_seconds"] = round((now - began) / (state.global_step - first) * left, 1)
-        figures |= device_load()
+        figures |= device_load(args.use_cpu)
         logs.update(figures)
         if state.log_history and state.log_history[-1].get("step") == state.global_step:
             state.log_history[-1].update(figures)

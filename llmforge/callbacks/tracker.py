@@ -11,7 +11,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +86,10 @@ class Tracker(TrainerCallback):
         """Whether it takes texts, pictures and histograms: TensorBoard and W&B do, in the first process, once it has begun."""
         return self._is_main and not self.off and isinstance(self.stock, (TensorBoardCallback, WandbCallback))
 
-    def put(self, name: str, medium: Medium, step: int) -> None:
-        """Show a text, a picture or a histogram; nothing happens where it `shows` none."""
-        if self.shows:
-            self._queue_up(name, functools.partial(self._show, name, medium, step))
+    def put(self, media: Mapping[str, Medium], step: int) -> None:
+        """Show texts, pictures or histograms by name, at once; nothing happens where it `shows` none."""
+        if self.shows and media:
+            self._queue_up(next(iter(media)), functools.partial(self._show, dict(media), step))
 
     def close(self, exit_code: int | None = None) -> None:
         """Deliver what is queued, within `end_seconds`, and end what the callback started; later events are ignored.
@@ -136,6 +136,7 @@ class Tracker(TrainerCallback):
             self._thread = threading.Thread(target=self._work, name=f"tracker-{self.name}", daemon=True)
             self._thread.start()
             _running.append(self)
+            atexit.register(self.close)  # for an evaluation without a training, too
 
     def _queue_up(self, what: str, call: Callable[[], Any]) -> None:
         if self.off:
@@ -185,6 +186,9 @@ class Tracker(TrainerCallback):
             logger.warning("%s is switched off, the run goes on without it: %s", self.name, reason)
 
     def _call(self, event: str, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if isinstance(self.stock, TensorBoardCallback) and self.stock.logging_dir is None:
+            # Stock sets it when training begins, and an evaluation alone would write to the working folder.
+            self.stock.logging_dir = os.path.join(args.output_dir, "logs")
         if event == "on_train_begin":
             self._purge(state)
         wandb = self.stock._wandb if isinstance(self.stock, WandbCallback) else None
@@ -208,15 +212,17 @@ class Tracker(TrainerCallback):
             step = state.global_step + 1 if state.global_step else 0  # the first step that is done again
             stock.tb_writer = stock._SummaryWriter(log_dir=stock.logging_dir, purge_step=step)
 
-    def _show(self, name: str, medium: Medium, step: int) -> None:
+    def _show(self, media: Mapping[str, Medium], step: int) -> None:
         stock = self.stock
         if isinstance(stock, TensorBoardCallback):
             if stock.tb_writer is None:  # stock closes it at the end of training, and makes a new one where it logs after that
                 stock._init_summary_writer(None)
-            medium.to_tensorboard(stock.tb_writer, name, step)
+            for name, medium in media.items():
+                medium.to_tensorboard(stock.tb_writer, name, step)
             stock.tb_writer.flush()
         elif stock._wandb.run is not None:
-            stock._wandb.log({name: medium.to_wandb(), "train/global_step": step})
+            shown = {name: medium.to_wandb() for name, medium in media.items()}
+            stock._wandb.log({**shown, "train/global_step": step})
 
     def _finish(self, exit_code: int | None) -> None:
         if isinstance(self.stock, TensorBoardCallback) and self.stock.tb_writer is not None:
@@ -282,29 +288,32 @@ class Trackers:
 
     def text(self, name: str, text: str, step: int) -> None:
         """Show plain text, spaces and line ends kept."""
-        self._put(name, Text(text), step)
+        self._put({name: Text(text)}, step)
 
     def picture(self, name: str, path: Path | str, step: int) -> None:
         """Show a PNG file as it is now."""
         if self._anyone():
             try:
-                self._put(name, Picture.read(path), step)
+                self._put({name: Picture.read(path)}, step)
             except OSError as error:
                 logger.warning("%s cannot be shown in the trackers: %s", path, error.strerror)
 
     def histogram(self, name: str, values: Any, step: int) -> None:
         """Show how the values of a tensor, array or list are spread now; none finite, nothing shown."""
+        self.histograms({name: values}, step)
+
+    def histograms(self, values: Mapping[str, Any], step: int) -> None:
+        """Show how the values of many tensors are spread now, by name."""
         if self._anyone():  # counting is not for nothing
-            histogram = Histogram.of(values)
-            if histogram is not None:
-                self._put(name, histogram, step)
+            counted = {name: Histogram.of(items) for name, items in values.items()}
+            self._put({name: histogram for name, histogram in counted.items() if histogram is not None}, step)
 
     def _anyone(self) -> bool:
         return any(tracker.shows for tracker in self.trackers)
 
-    def _put(self, name: str, medium: Medium, step: int) -> None:
+    def _put(self, media: Mapping[str, Medium], step: int) -> None:
         for tracker in self.trackers:
-            tracker.put(name, medium, step)
+            tracker.put(media, step)
 
 
 def _seconds(name: str) -> float:

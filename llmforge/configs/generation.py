@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from llmforge.errors import ConfigError
 
 _GREEDY = "greedy"
+#: Below it logits divided by the temperature overflow.
+_COLDEST = 1e-3
 #: What a strategy may set.
 _SETTINGS: dict[str, Callable[[str], Any]] = {"temperature": float, "top_p": float, "top_k": int}
 
@@ -43,8 +46,11 @@ class GenerationArguments:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ConfigError(f"--max_new_tokens {self.max_new_tokens} is too small.", "Give at least 1.")
-        if self.temperature <= 0:
-            raise ConfigError(f"--temperature {self.temperature} is not above 0.", "For greedy decoding give --no-do_sample.")
+        if not (math.isfinite(self.temperature) and self.temperature >= _COLDEST):
+            raise ConfigError(
+                f"--temperature {self.temperature} is not a number from {_COLDEST} up.",
+                "For greedy decoding give --no-do_sample.",
+            )
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"--top_p {self.top_p} is no probability.", "Give a number above 0 and up to 1.")
         if self.top_k < 0:

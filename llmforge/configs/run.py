@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -55,8 +56,14 @@ class RunArguments:
     def __post_init__(self) -> None:
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ConfigError(f"--early_stopping_patience {self.early_stopping_patience} would stop at once.", "Give at least 1.")
-        if self.early_stopping_threshold < 0:
-            raise ConfigError(f"--early_stopping_threshold {self.early_stopping_threshold} is negative.", "Give 0 or more.")
+        if not (math.isfinite(self.early_stopping_threshold) and self.early_stopping_threshold >= 0):
+            raise ConfigError(f"--early_stopping_threshold {self.early_stopping_threshold} cannot be.", "Give 0 or more.")
+        if self.early_stopping_patience is None:
+            for name in ("early_stopping_metric", "early_stopping_threshold"):
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ConfigError(
+                        f"--{name} {getattr(self, name)} has no effect without a patience.", "Give --early_stopping_patience too."
+                    )
         if self.histogram_steps is not None and self.histogram_steps < 1:
             raise ConfigError(f"--histogram_steps {self.histogram_steps} is too small.", "Give at least 1, or leave it out.")
 

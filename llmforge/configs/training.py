@@ -99,7 +99,7 @@ class ForgeTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide NaN losses. Leave it off."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns the model does not take."})
     restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "A resumed run goes on counting patience where it was."}
+        default=True, metadata={"help": "A resumed run takes what callbacks had counted from its checkpoint."}
     )
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Search unused parameters in DDP."})
 
@@ -137,6 +137,16 @@ class ForgeTrainingArguments(TrainingArguments):
             raise ConfigError(f"--{name} {getattr(self, name)} trains nothing.", "Give more than 0.")
         if not 0 <= self.min_lr_ratio <= 1:
             raise ConfigError(f"--min_lr_ratio {self.min_lr_ratio} is no share.", "Give a number from 0 to 1.")
+        if self.auto_find_batch_size:
+            raise ConfigError(
+                "--auto_find_batch_size would change the rows of a step, and with it the training.",
+                "Give a smaller --per_device_train_batch_size and more --gradient_accumulation_steps.",
+            )
+        if self.include_num_input_tokens_seen not in ("no", False):
+            raise ConfigError(
+                f"--include_num_input_tokens_seen {self.include_num_input_tokens_seen} counts what is counted already.",
+                "Leave it out: tokens, tokens_per_second and useful_tokens_per_second are logged anyway.",
+            )
         flagged = "bf16" if self.bf16 else "fp16" if self.fp16 else None  # type: ignore[has-type]
         if flagged and self.precision not in ("auto", flagged):
             raise ConfigError(f"--{flagged} contradicts --precision {self.precision}.", "Give --precision alone.")

@@ -29,8 +29,8 @@ _CPU_BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 #: Dense peaks of matrix multiplication in 1e12 operations a second, by a part of the device's
 #: name: half precision with fp32 sums, and fp32 without tensor cores. Longer names first.
 #: Source: the makers' data sheets and architecture papers (NVIDIA's GeForce papers give the
-#: half rate for fp32 sums, which training uses; AMD's RDNA2 has no matrix cores; an MI250X is
-#: two devices). Others are left out rather than guessed.
+#: half rate for fp32 sums, which training uses; AMD's RDNA2 has no matrix cores). Others,
+#: and parts of a card (MIG), are left out rather than guessed.
 _PEAKS = (
     ("H200", 989.0, 67.0),
     ("H100 PCIe", 756.0, 51.0),
@@ -45,10 +45,9 @@ _PEAKS = (
     ("RTX 3090", 71.0, 35.6),
     ("RTX 3080", 59.5, 29.8),
     ("RTX 2080 Ti", 53.8, 13.4),
-    ("V100", 125.0, 15.7),
+    ("V100-SXM2", 125.0, 15.7),
     ("T4", 65.0, 8.1),
     ("MI300X", 1307.4, 163.4),
-    ("MI250X", 191.5, 23.9),
     ("RX 7900 XTX", 122.8, 61.4),
     ("RX 6800 XT", 41.5, 20.7),
     ("RX 6700 XT", 26.4, 13.2),
@@ -99,11 +98,11 @@ def probe_device(use_cpu: bool = False) -> Device:
     return Device("cuda", properties.name, properties.total_memory, native)
 
 
-def peak_memory() -> int:
+def peak_memory(use_cpu: bool = False) -> int:
     """The most memory this process has held so far, in bytes: on the GPU if there is one, else resident."""
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.max_memory_allocated()
     import resource
 
@@ -111,7 +110,7 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def device_load() -> dict[str, float]:
+def device_load(use_cpu: bool = False) -> dict[str, float]:
     """What this process's device is holding and how busy it is; figures that cannot be had are left out.
 
     Returns:
@@ -121,7 +120,7 @@ def device_load() -> dict[str, float]:
     """
     import torch
 
-    if not torch.cuda.is_available():
+    if use_cpu or not torch.cuda.is_available():
         import psutil
 
         process = _this_process()
@@ -130,7 +129,7 @@ def device_load() -> dict[str, float]:
             resident = process.memory_info().rss
             return {
                 "device_memory": resident,
-                "device_memory_peak": max(resident, peak_memory()),  # the kernel notes the peak a little later
+                "device_memory_peak": max(resident, peak_memory(use_cpu=True)),  # the kernel notes the peak a little later
                 "device_utilization": round(used, 1),
             }
         return {}
@@ -163,7 +162,7 @@ def peak_flops(precision: str, name: str | None = None, use_cpu: bool = False) -
             return None
         name = device.name
     for part, half, full in _PEAKS:
-        if re.search(rf"\b{re.escape(part)}\b(?! (Ti|SUPER|Laptop|D)\b)", name):
+        if re.search(rf"\b{re.escape(part)}\b(?! (Ti|SUPER|Laptop|D|NVL)\b)", name) and "MIG" not in name:
             return (full if precision == "fp32" else half) * 1e12
     return None
 

@@ -21,6 +21,7 @@ RUN_RECORD = "run.json"
 EXIT_RECORD = "exit.json"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
+DIVERGENCE = "divergence.json"
 FINAL = "final"
 RUNS_ROOT = Path("runs")
 
@@ -103,7 +104,8 @@ class RunFolder:
             OSError: The folder cannot be written.
         """
         if self.is_main:
-            (self.path / EXIT_RECORD).unlink(missing_ok=True)
+            for name in (EXIT_RECORD, DIVERGENCE):
+                (self.path / name).unlink(missing_ok=True)
             if (self.path / RUN_RECORD).exists():
                 record = read_json(self.path / RUN_RECORD)
                 if record.pop("final", None) is not None:

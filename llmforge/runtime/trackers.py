@@ -80,6 +80,16 @@ def tracker_environment(report_to: Iterable[str], run: RunFolder) -> Iterator[No
                 os.environ[name] = value
 
 
+def stay_offline_without_login(report_to: Iterable[str]) -> None:
+    """Keep W&B from asking for a login in a trainer made in Python: outside `tracker_environment` nothing else does.
+
+    Sets ``WANDB_MODE`` for the process, and says so once.
+    """
+    if "wandb" in report_to and rank() == 0 and not os.environ.get("WANDB_MODE") and _configured_mode(os.environ) == "offline":
+        os.environ["WANDB_MODE"] = "offline"
+        logger.info("W&B stays offline (`wandb login` changes that); to send the run later: wandb sync wandb/offline-run-*")
+
+
 def _wandb(run: RunFolder) -> dict[str, str]:
     record = run.path / RUN_RECORD
     saved = read_json(record).get(WANDB_RUN) if record.exists() else None

@@ -16,7 +16,7 @@ def control() -> TrainerControl:
 @pytest.fixture
 def arguments(tmp_path) -> SimpleNamespace:
     """What callbacks read of TrainingArguments."""
-    return SimpleNamespace(output_dir=str(tmp_path / "out"), seed=7, disable_tqdm=False)
+    return SimpleNamespace(output_dir=str(tmp_path / "out"), seed=7, disable_tqdm=False, save_strategy="no")
 
 
 @pytest.fixture

@@ -81,6 +81,15 @@ def test_without_names_documents_go_by_number_and_nothing_is_written(trainer, ar
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_cannot_be_named_or_recorded_is_told_all_the_same(callback, trainer, arguments, state, control, tmp_path):
+    callback.names = lambda numbers: (tmp_path / "documents.jsonl").read_text()
+    callback.folder = tmp_path / "missing" / "folder"
+    (tmp_path / "missing").write_text("a file")
+    trainer.last_grad_norm = torch.tensor(math.nan)
+    with pytest.raises(TrainingDiverged, match="number 4, number 7"):
+        callback.on_pre_optimizer_step(arguments, state, control)
+
+
 def test_only_the_first_process_writes(callback, trainer, arguments, another_process, control, tmp_path):
     trainer.last_grad_norm = torch.tensor(math.nan)
     with pytest.raises(TrainingDiverged):

@@ -115,6 +115,21 @@ def test_one_evaluation_set_of_several_may_lack_it(arguments, state, control):
     assert not control.should_training_stop
 
 
+@pytest.mark.parametrize("wrong", [{"patience": 0}, {"min_delta": -1.0}, {"min_delta": math.nan}, {"min_delta": math.inf}])
+def test_settings_that_would_stop_at_once_or_never_are_refused(wrong):
+    with pytest.raises(ConfigError, match=str(next(iter(wrong.values())))):
+        EarlyStopping(**wrong)
+
+
+@pytest.mark.parametrize(("strategy", "saved"), [("steps", True), ("epoch", True), ("no", False)])
+def test_the_stop_itself_is_saved(arguments, state, control, strategy, saved):
+    """Otherwise the run, started again from an earlier checkpoint, would train up to the stop once more."""
+    arguments.save_strategy = strategy
+    state.log_history = [{"step": step, "eval_loss": 1.0} for step in (0, 20)]
+    EarlyStopping(patience=1).on_evaluate(arguments, state, control)
+    assert (control.should_training_stop, control.should_save) == (True, saved)
+
+
 def test_why_it_stopped_is_said_once_by_the_first_process(stops_at, state, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
     with caplog.at_level(logging.INFO, "llmforge"):

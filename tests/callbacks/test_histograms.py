@@ -27,8 +27,11 @@ def seen():
 
 @pytest.fixture
 def callback(seen):
+    def show(values, step):
+        seen.extend((name, array, step) for name, array in values.items())
+
     callback = Histograms(7)
-    callback.attach(SimpleNamespace(trackers=SimpleNamespace(histogram=lambda *call: seen.append(call))))
+    callback.attach(SimpleNamespace(trackers=SimpleNamespace(histograms=show)))
     return callback
 
 
@@ -58,6 +61,24 @@ def test_of_a_large_tensor_only_a_part_is_taken(callback, seen, arguments, state
     large = torch.nn.Linear(1000, 1000, bias=False)
     callback.on_pre_optimizer_step(arguments, state, control, model=large)
     assert _MOST / 2 < len(seen[0][1]) <= _MOST
+
+
+def test_the_part_is_of_every_column(callback, seen, arguments, state, control):
+    """A stride that divides the width would show the same few columns of each row."""
+    state.global_step = 6
+    wide = torch.nn.Linear(256, 4096, bias=False)
+    with torch.no_grad():
+        wide.weight.copy_(torch.arange(256.0).repeat(4096, 1))
+    callback.on_pre_optimizer_step(arguments, state, control, model=wide)
+    assert len(np.unique(seen[0][1])) == 256
+
+
+def test_a_parameter_without_values_and_no_steps_between(callback, seen, arguments, state, control):
+    state.global_step = 6
+    callback.on_pre_optimizer_step(arguments, state, control, model=torch.nn.ParameterList([torch.empty(0)]))
+    assert len(seen[0][1]) == 0
+    with pytest.raises(ConfigError, match="every 0 steps"):
+        Histograms(0)
 
 
 def test_other_processes_do_nothing(callback, seen, model, arguments, another_process, control):

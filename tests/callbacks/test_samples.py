@@ -79,6 +79,13 @@ def test_nothing_is_written_before_the_first_step(evaluate, tmp_path):
     assert not (tmp_path / "samples.jsonl").exists()
 
 
+def test_nothing_is_sampled_from_a_model_that_broke(evaluate, tmp_path):
+    evaluate(20, metrics={"eval_loss": float("nan")})
+    assert not (tmp_path / "samples.jsonl").exists()
+    evaluate(20, metrics={"eval_loss": 2.0})
+    assert lines(tmp_path)
+
+
 def test_nothing_is_written_without_a_model(evaluate, tmp_path):
     evaluate(20, model=None)
     assert not (tmp_path / "samples.jsonl").exists()

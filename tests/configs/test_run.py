@@ -27,6 +27,16 @@ def test_threshold_is_not_negative(refused):
     refused(RunArguments, "early_stopping_threshold", -0.1, early_stopping_threshold=-0.1)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_threshold_is_a_number(refused, value):
+    refused(RunArguments, "early_stopping_threshold", value, early_stopping_patience=2, early_stopping_threshold=value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("early_stopping_metric", "accuracy"), ("early_stopping_threshold", 0.1)])
+def test_what_has_no_effect_without_patience_is_refused(refused, name, value):
+    refused(RunArguments, name, value, **{name: value})
+
+
 def test_histograms_are_not_made_every_zero_steps(refused):
     refused(RunArguments, "histogram_steps", 0, histogram_steps=0)
 

@@ -129,6 +129,7 @@ def test_saves_follow_the_evaluations():
         {"adam_beta2": -0.1},
         {"seed": -1},
         {"weight_decay": float("nan")},
+        {"include_num_input_tokens_seen": "all"},
     ],
 )
 def test_numbers_that_cannot_be_meant(fields: dict):

@@ -147,6 +147,11 @@ def test_this_machine():
         ("NVIDIA GeForce RTX 4080 SUPER", "bf16", None),
         ("NVIDIA GeForce RTX 3080 Ti Laptop GPU", "bf16", None),
         ("NVIDIA GH200 480GB", "bf16", None),
+        ("NVIDIA H100 NVL", "bf16", None),
+        ("Tesla V100-SXM2-16GB", "fp16", 125e12),
+        ("Tesla V100-PCIE-16GB", "fp16", None),
+        ("AMD Instinct MI250X/MI250", "bf16", None),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bf16", None),
         ("some card", "bf16", None),
     ],
 )
