@@ -10,6 +10,8 @@ from pathlib import Path
 
 # Before any Hugging Face library is imported: a test that reaches for the hub fails at once.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", WANDB_MODE="disabled")
+# Tiny models gain nothing from threads, and on cores that others use as well they wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from helpers import write_documents

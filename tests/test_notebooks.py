@@ -16,7 +16,7 @@ import llmforge
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 #: What a test runs instead: seconds, not minutes.
-SHORTER = {r"max_steps=\d+": "max_steps=20", r"eval_steps=\d+": "eval_steps=10", r"save_steps=\d+": "save_steps=20"}
+SHORTER = {r"max_steps=\d+": "max_steps=20", r"eval_steps=\d+": "eval_steps=20"}
 SHORTER |= {r"n_layer=\d+": "n_layer=1", r"n_embd=\d+": "n_embd=32", r"max_new_tokens=\d+": "max_new_tokens=8"}
 
 

@@ -321,7 +321,7 @@ def test_a_run_of_one_process_goes_on_with_two(step, plain, preset, documents, t
 # --- bit for bit -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("persistent", [False, pytest.param(True, marks=pytest.mark.slow)])  # half a minute to take them down
 def test_loader_workers_change_nothing(persistent, dropped, preset, documents, tmp_path):
     """Persistent ones, which stock starts once, neither."""
     workers = {"dataloader_num_workers": 2, "dataloader_persistent_workers": persistent}
