@@ -44,7 +44,8 @@ def deferred_process_group() -> Iterator[None]:
 class ForgeTrainingArguments(TrainingArguments):
     """Every field of `transformers.TrainingArguments`; only these differ.
 
-    New: `precision` (auto, fp32, bf16 or fp16; it owns `bf16` and `fp16`) and
+    New: `precision` (auto, fp32, bf16 or fp16; it owns `bf16` and `fp16`),
+    `packed_attention` (auto, varlen, segments or mask: how packed documents are kept apart) and
     `min_lr_ratio` (the floor of the cosine, as a share of the learning rate).
 
     Other defaults:
@@ -69,6 +70,13 @@ class ForgeTrainingArguments(TrainingArguments):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
         default="auto",
         metadata={"help": "auto takes what the launcher says, else bf16 or fp16 as the device has it natively."},
+    )
+    packed_attention: Literal["auto", "varlen", "segments", "mask"] = field(
+        default="auto",
+        metadata={
+            "help": "How packed documents are kept apart: varlen (one GPU kernel), segments (a call for each document) or "
+            "mask (stock); auto takes varlen where it runs and gives the right numbers, else segments."
+        },
     )
     min_lr_ratio: float = field(
         default=0.1, metadata={"help": "Where the cosine ends, as a share of --learning_rate (cosine_with_min_lr)."}
