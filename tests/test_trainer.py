@@ -690,8 +690,11 @@ RELIED_ON = Path(__file__).with_name("relied_on.json")
 
 def stock_sources() -> dict[str, str]:
     from accelerate.data_loader import BatchSamplerShard
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.loss.loss_utils import ForCausalLMLoss
-    from transformers.masking_utils import _preprocess_mask_arguments, find_packed_sequence_indices
+    from transformers.masking_utils import _preprocess_mask_arguments, create_causal_mask, find_packed_sequence_indices, sdpa_mask
+    from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block, GPT2Model
+    from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXAttention, GPTNeoXLayer, GPTNeoXModel
 
     overridden = [
         name for name in vars(ForgeTrainer) if hasattr(Trainer, name) and callable(getattr(Trainer, name)) and name != "__init__"
@@ -711,10 +714,16 @@ def stock_sources() -> dict[str, str]:
         "ForCausalLMLoss": ForCausalLMLoss,
         "_preprocess_mask_arguments": _preprocess_mask_arguments,
         "find_packed_sequence_indices": find_packed_sequence_indices,
+        "create_causal_mask": create_causal_mask,
+        "sdpa_mask": sdpa_mask,
+        "sdpa_attention_forward": sdpa_attention_forward,
         "BatchSamplerShard": BatchSamplerShard,
         "GPT2LMHeadModel.forward": GPT2LMHeadModel.forward,
         "GPTNeoXForCausalLM.forward": transformers.GPTNeoXForCausalLM.forward,
     }
+    # Through these `segments` reach our attention.
+    layers = (GPT2Attention, GPT2Block, GPT2Model, GPTNeoXAttention, GPTNeoXLayer, GPTNeoXModel)
+    parts |= {f"{part.__name__}.forward": part.forward for part in layers}
     return {name: hashlib.sha256(inspect.getsource(part).encode()).hexdigest()[:16] for name, part in sorted(parts.items())}
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _SEGMENT_COLUMNS = ("segment_lengths", "segment_targets", "segment_documents")
 #: The index of a row that holds nothing but padding; it fills up the last step of an epoch.
 BLANK = -1
+#: What stands for a row's padding in a `RowBatch`: not yet a length, and torch's mark for no target.
+_NO_LENGTH, _NO_TARGET = np.array([0], dtype=np.int32), np.array([-100], dtype=np.int32)
 
 
 def features(block_size: int, dtype: np.dtype[Any]) -> Features:
@@ -52,9 +54,9 @@ class RowBatch(Sequence[dict[str, np.ndarray]]):
 
     Attributes:
         input_ids: int64, ``(rows, block_size)``.
-        counts: Segments of each row, ``(rows,)``.
-        lengths: ``segment_lengths`` of all rows, one after the other.
-        targets: ``segment_targets``, likewise.
+        counts: Segments of each row and one more, for its padding; ``(rows,)``.
+        lengths: ``segment_lengths`` of all rows, one after the other, each followed by a 0 for the padding.
+        targets: ``segment_targets``, likewise, with -100 for the padding.
         row: The row at a place of the batch, as `PackedRows` gives it.
     """
 
@@ -76,9 +78,9 @@ def gather_rows(rows: Sequence[dict[str, Any]]) -> RowBatch:
     """`rows` as one batch."""
     return RowBatch(
         np.stack([row["input_ids"] for row in rows]).astype(np.int64),
-        np.array([len(row["segment_lengths"]) for row in rows]),
-        np.concatenate([row["segment_lengths"] for row in rows]),
-        np.concatenate([row["segment_targets"] for row in rows]),
+        np.array([len(row["segment_lengths"]) + 1 for row in rows]),
+        np.concatenate([part for row in rows for part in (row["segment_lengths"], _NO_LENGTH)]),
+        np.concatenate([part for row in rows for part in (row["segment_targets"], _NO_TARGET)]),
         rows.__getitem__,
     )
 
@@ -127,9 +129,8 @@ class PackedRows:
             for chunk in table.column(name).chunks:
                 self._segments[name].append((chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=True)))
         dtype = self._ids[0].dtype if self._ids else np.dtype(np.uint16)
-        self._nothing = np.zeros(0, dtype=np.int32)
-        blank = np.full(self.block_size, self.pad, dtype=dtype)
-        self._blank = {"input_ids": blank} | dict.fromkeys(_SEGMENT_COLUMNS, self._nothing)
+        nothing = np.zeros(0, dtype=np.int32)
+        self._blank = {"input_ids": np.full(self.block_size, self.pad, dtype=dtype)} | dict.fromkeys(_SEGMENT_COLUMNS, nothing)
 
     def __len__(self) -> int:
         return self.total if self._chosen is None else len(self._chosen)
@@ -156,21 +157,24 @@ class PackedRows:
     def __getitems__(self, indices: list[int]) -> RowBatch:
         """A batch of rows; `torch.utils.data` calls this where there is one."""
         input_ids = np.empty((len(indices), self.block_size), dtype=np.int64)
-        counts = np.zeros(len(indices), dtype=np.int64)
-        lengths, targets = [self._nothing], [self._nothing]
+        counts = np.ones(len(indices), dtype=np.int64)
+        lengths: list[np.ndarray] = []
+        targets: list[np.ndarray] = []
         own_lengths, own_targets = self._segments["segment_lengths"], self._segments["segment_targets"]
         for place, index in enumerate(indices):
             if index == BLANK:
                 input_ids[place] = self.pad
+                lengths.append(_NO_LENGTH)
+                targets.append(_NO_TARGET)
                 continue
             chunk, local = self._find(index)
             input_ids[place] = self._ids[chunk][local]
             offsets, values = own_lengths[chunk]
             start, end = offsets[local], offsets[local + 1]
-            lengths.append(values[start:end])
-            counts[place] = end - start
+            lengths += (values[start:end], _NO_LENGTH)
+            counts[place] += end - start
             offsets, values = own_targets[chunk]
-            targets.append(values[offsets[local] : offsets[local + 1]])
+            targets += (values[offsets[local] : offsets[local + 1]], _NO_TARGET)
         return RowBatch(input_ids, counts, np.concatenate(lengths), np.concatenate(targets), lambda place: self[indices[place]])
 
     def __getstate__(self) -> dict[str, Any]:
