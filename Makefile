@@ -49,11 +49,12 @@ pretrain-rocm: corpus-given setup ## train on one AMD GPU (not tried on hardware
 corpus-given:
 	@:$(if $(CORPUS),,$(error CORPUS is not given: make pretrain-rocm CORPUS=DIR trains on the files of DIR))
 
+# One process a core: the models are tiny, and each process keeps to one thread (tests/conftest.py).
 test: setup ## run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
 test-slow: setup ## run the longer sweeps too
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n logical --dist worksteal -m ''
 
 check: setup ## lint, format, types, layers and docs
 	$(BIN)/ruff check .
