@@ -195,6 +195,21 @@ def build_model(
     return install_losses(model)
 
 
+def compile_blocks(model: PreTrainedModel, backend: str | None = None, mode: str | None = None) -> None:
+    """Compile each transformer block of `model` in place; parameters keep their names.
+
+    Args:
+        model: GPT-2 or GPT-NeoX.
+        backend: Of `torch.compile`; inductor, the default, needs a C++ compiler on a CPU and Triton on a GPU.
+        mode: Of `torch.compile`.
+    """
+    from torch import nn
+
+    for blocks in model.base_model.children():
+        for block in blocks if isinstance(blocks, nn.ModuleList) else ():
+            block.compile(backend=backend or "inductor", mode=mode)
+
+
 def check_block_size(config: GPT2Config | GPTNeoXConfig, block_size: int | None) -> None:
     """Refuse rows that are longer than the model has positions for.
 

@@ -24,6 +24,7 @@ from llmforge.data.rows import PackedRows
 from llmforge.data.sampler import EpochSampler
 from llmforge.errors import CheckpointError
 from llmforge.losses import install_losses
+from llmforge.models import compile_blocks
 from llmforge.runtime.precision import apply_precision
 from llmforge.tokenization import from_pretrained_tokenizer
 
@@ -53,6 +54,9 @@ class ForgeTrainer(Trainer):
         self._losses: list[torch.Tensor] = []
         self._new_tokens: torch.Tensor | None = None
         self.sampler: EpochSampler | None = None
+        self._flops: dict[int, int] = {}  # of a micro-batch, by its positions
+        if args.torch_compile:
+            compile_blocks(model, args.torch_compile_backend, args.torch_compile_mode)
         super().__init__(model=install_losses(model), args=args, **kwargs)
         self.trackers = Trackers.install(self.callback_handler)  # so that no tracker can stop or hold the run
         self.add_callback(LossWindow)
@@ -89,7 +93,7 @@ class ForgeTrainer(Trainer):
         working folder, it forgets the best one. What an interrupted `train` left half-counted is forgotten,
         and a checkpoint that plain Trainer wrote may lack our callback's state.
         """
-        self.last_losses, self._losses, self._new_tokens = [], [], None
+        self.last_losses, self._losses, self._new_tokens, self._flops = [], [], None, {}
         window = self._loss_window()
         window.loss, window.steps = 0.0, 0
         begun = super()._init_training_state(*args, **kwargs)
@@ -125,6 +129,22 @@ class ForgeTrainer(Trainer):
         if isinstance(dataset, PackedRows):  # which have nothing random in them
             getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
         return loader
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        """Extends `Trainer._build_accelerator_args`: ``--torch_compile`` compiles the blocks (`compile_blocks`), not the whole.
+
+        One block is compiled and serves all layers: seconds instead of minutes, and names stay as they are.
+        """
+        made = super()._build_accelerator_args(**kwargs)
+        made.pop("dynamo_plugin", None)
+        return made
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Extends `Trainer.floating_point_ops`, which walks over every parameter at every micro-batch: once for each size."""
+        size = inputs["input_ids"].numel()
+        if size not in self._flops:
+            self._flops[size] = super().floating_point_ops(inputs)
+        return self._flops[size]
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Replaces `Trainer.get_decay_parameter_names`, which goes by names: decay belongs on matrices only."""

@@ -58,6 +58,8 @@ class ForgeTrainingArguments(TrainingArguments):
     - correctness: `logging_nan_inf_filter` off (it hides NaN), `remove_unused_columns` off
       (packed rows are made by the collator), `restore_callback_states_from_checkpoint` on,
       `ddp_find_unused_parameters` off, `use_cpu` where there is no accelerator
+    - speed: batches are copied to an accelerator without waiting (`accelerator_config`), `tf32` on with
+      bf16, and `torch_compile` compiles block by block
 
     Raises:
         ConfigError: Contradictory precision, or best-model keeping without evaluation.
@@ -156,6 +158,9 @@ class ForgeTrainingArguments(TrainingArguments):
         told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t")
         if told or not torch.accelerator.is_available():
             self.use_cpu = True
+        elif self.accelerator_config is None and not self.use_cpu:  # type: ignore[has-type]
+            # From pinned memory a batch is copied while the device still computes.
+            self.accelerator_config = {"non_blocking": True}
         self._deferred = _deferring.get()
         super().__post_init__()
 
