@@ -53,7 +53,7 @@ class ForgeTrainer(Trainer):
         self._losses: list[torch.Tensor] = []
         self._new_tokens: torch.Tensor | None = None
         self.sampler: EpochSampler | None = None
-        super().__init__(model=install_losses(model), args=args, **kwargs)
+        super().__init__(model=install_losses(model, args.lean_loss), args=args, **kwargs)
         self.trackers = Trackers.install(self.callback_handler)  # so that no tracker can stop or hold the run
         self.add_callback(LossWindow)
         if not any(isinstance(callback, Divergence) for callback in self.callback_handler.callbacks):
