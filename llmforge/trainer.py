@@ -57,7 +57,7 @@ class ForgeTrainer(Trainer):
         self._flops: dict[int, int] = {}  # of a micro-batch, by its positions
         if args.torch_compile:
             compile_blocks(model, args.torch_compile_backend, args.torch_compile_mode)
-        super().__init__(model=install_losses(model), args=args, **kwargs)
+        super().__init__(model=install_losses(model, args.lean_loss), args=args, **kwargs)
         self.trackers = Trackers.install(self.callback_handler)  # so that no tracker can stop or hold the run
         self.add_callback(LossWindow)
         if not any(isinstance(callback, Divergence) for callback in self.callback_handler.callbacks):

@@ -44,8 +44,9 @@ def deferred_process_group() -> Iterator[None]:
 class ForgeTrainingArguments(TrainingArguments):
     """Every field of `transformers.TrainingArguments`; only these differ.
 
-    New: `precision` (auto, fp32, bf16 or fp16; it owns `bf16` and `fp16`) and
-    `min_lr_ratio` (the floor of the cosine, as a share of the learning rate).
+    New: `precision` (auto, fp32, bf16 or fp16; it owns `bf16` and `fp16`),
+    `min_lr_ratio` (the floor of the cosine, as a share of the learning rate) and
+    `lean_loss` (head and cross entropy in chunks, the logits never held whole).
 
     Other defaults:
 
@@ -74,6 +75,10 @@ class ForgeTrainingArguments(TrainingArguments):
     )
     min_lr_ratio: float = field(
         default=0.1, metadata={"help": "Where the cosine ends, as a share of --learning_rate (cosine_with_min_lr)."}
+    )
+    lean_loss: bool = field(
+        default=True,
+        metadata={"help": "Make the loss chunk by chunk: the same loss and gradients in less memory and time."},
     )
 
     learning_rate: float = field(default=5e-4, metadata={"help": "The highest learning rate, reached after warm-up."})
