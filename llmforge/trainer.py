@@ -25,6 +25,7 @@ from llmforge.data.sampler import EpochSampler
 from llmforge.errors import CheckpointError
 from llmforge.losses import install_losses
 from llmforge.models import compile_blocks
+from llmforge.optimizers import build_optimizer, decayed_names, explained
 from llmforge.runtime.precision import apply_precision
 from llmforge.tokenization import from_pretrained_tokenizer
 
@@ -148,7 +149,23 @@ class ForgeTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Replaces `Trainer.get_decay_parameter_names`, which goes by names: decay belongs on matrices only."""
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+        return decayed_names(model)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Extends `Trainer.create_optimizer`: knows Muon; what is wrong with another one's settings is told in one line."""
+        with explained(self.args):
+            if self.args.optim == "muon" and self.optimizer is None:  # type: ignore[has-type]
+                self.optimizer = build_optimizer(self.model if model is None else model, self.args)
+            return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Extends `Trainer.create_scheduler`: the decay of warmup_stable_decay is a share of the steps, known only here."""
+        given = self.args.lr_scheduler_kwargs
+        self.args.lr_scheduler_kwargs = self.args.schedule_settings(num_training_steps)
+        try:
+            return super().create_scheduler(num_training_steps, optimizer)
+        finally:
+            self.args.lr_scheduler_kwargs = given
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """Extends `Trainer.training_step`: keeps the losses of the step, on the device, for `Divergence`."""
@@ -201,7 +218,12 @@ class ForgeTrainer(Trainer):
         window.loss, window.steps = 0.0, 0
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Extends `Trainer.save_model`: weights that are not finite are never saved."""
+        """Extends `Trainer.save_model`: weights that are not finite are never saved, and schedule-free's averaged ones are.
+
+        While such an optimizer trains, the model holds other weights; stock saves whichever happen to be there.
+        """
+        if hasattr(self.optimizer, "eval"):
+            self.optimizer.eval()  # as stock does before an evaluation; the next step calls its `train`
         refuse_non_finite(self.model, self.state.global_step)
         super().save_model(output_dir, _internal_call)
 
