@@ -408,20 +408,18 @@ def test_hidden_states_and_attentions_are_served(preset, tokenizer, batch):
         assert all(torch.equal(one, other) for one, other in zip(ours[name], theirs[name], strict=True))
 
 
-def test_with_lora_the_frozen_head_gets_no_gradient_and_the_adapters_get_stocks(preset, tokenizer, batch):
-    peft = pytest.importorskip("peft")
-    target = "c_attn" if preset == "gpt2-10m" else "query_key_value"
+def test_a_frozen_head_gets_no_gradient_and_what_is_trained_gets_stocks(preset, tokenizer, batch):
+    """As with LoRA, whose adapters are inside the blocks."""
     found = []
     for model in twins(preset, tokenizer):
-        torch.manual_seed(0)
-        adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=[target], init_lora_weights=False))
-        adapted.train()
-        with Tensors() as seen:
-            output = adapted(**batch)
-        output.loss.backward()
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("attn.c_attn" in name or "query_key_value" in name)
         weight = model.get_output_embeddings().weight
-        made = [call for call in seen.calls if call.shape == weight.shape and call.name not in ("t", "transpose", "detach")]
-        grads = {name: p.grad for name, p in adapted.named_parameters() if p.requires_grad}
+        with Tensors() as seen:
+            output = model(**batch)
+        output.loss.backward()
+        made = [call for call in seen.calls if call.shape == weight.shape and call.name in ("zeros_like", "mm", "addmm_")]
+        grads = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
         found.append((output.logits is None, weight.grad, made, grads))
     (lean, grad, made, ours), (stock_lean, _, _, theirs) = found
     assert (lean, stock_lean) == (True, False)
