@@ -176,7 +176,7 @@ def flops_per_token(model: nn.Module, length: int) -> float:
 def build_model(
     args: ModelArguments, tokenizer: PreTrainedTokenizerBase, block_size: int | None = None, seed: int = 42
 ) -> PreTrainedModel:
-    """A freshly initialised model in fp32, with llmforge's loss in its `forward`.
+    """A freshly initialised model in fp32, with llmforge's loss in its `forward` and its attention for packed rows.
 
     Args:
         args: Preset and overrides.
@@ -193,6 +193,8 @@ def build_model(
     """
     import transformers
 
+    from llmforge.attention import install_attention  # imports torch, which listing presets need not
+
     config = build_config(args, embedding_rows(len(tokenizer)), tokenizer)
     check_block_size(config, block_size)
     transformers.set_seed(seed)
@@ -200,7 +202,7 @@ def build_model(
     spare = list(range(len(tokenizer), config.vocab_size))
     pad = [] if tokenizer.pad_token_id in (None, tokenizer.eos_token_id) else [tokenizer.pad_token_id]
     model.generation_config.suppress_tokens = pad + spare
-    return install_losses(model)
+    return install_attention(install_losses(model))
 
 
 def compile_blocks(model: PreTrainedModel, backend: str | None = None, mode: str | None = None) -> None:

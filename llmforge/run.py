@@ -207,8 +207,11 @@ def _is_short(state: int, device: Device) -> bool:
 
 def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     """What will run and on what, as a rich table."""
+    import torch
     from rich.table import Table
     from rich.text import Text
+
+    from llmforge.attention import choose_attention
 
     vocabulary = data.card["tokenizer"]["vocab_size"]
     model_config = build_config(config.model, embedding_rows(vocabulary))
@@ -217,6 +220,9 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     step_rows, steps = plan_steps(config.training, data.card["splits"]["train"]["rows"])
     precision = "bf16" if config.training.bf16 else "fp16" if config.training.fp16 else "fp32"
     device = probe_device(config.training.use_cpu)
+    place = torch.device({"rocm": "cuda"}.get(device.kind, device.kind))
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    attention = choose_attention(config.training.packed_attention, model_config, place, half)
     state = _state_bytes(config, data)
     room = ": short, see the warning" if _is_short(state, device) else ""
     train = splits["train"]
@@ -227,6 +233,7 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
         "device": f"{device}, {precision}{processes}",
         "model": f"{config.model.preset}: {parameters:,} parameters at {vocabulary:,} vocabulary entries",
         "memory": f"{format_bytes(state)} for weights, gradients and {_optimizer(config)}, activations apart{room}",
+        "attention": attention.line,
         "data": f"documents: {documents}; {train['tokens']:,} training tokens in {train['rows']:,} rows of {data.block_size}",
         "steps": f"{steps:,} of {step_rows * data.block_size:,} tokens ({step_rows} rows)",
         "folder": config.training.output_dir or f"{RUNS_ROOT}/{config.name}-NNN",

@@ -15,6 +15,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallba
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import SaveStrategy
 
+from llmforge.attention import choose_attention, install_attention
 from llmforge.callbacks.divergence import Divergence, refuse_non_finite
 from llmforge.callbacks.epoch_order import EpochOrder
 from llmforge.callbacks.loss_window import LossWindow
@@ -59,6 +60,8 @@ class ForgeTrainer(Trainer):
         if args.torch_compile:
             compile_blocks(model, args.torch_compile_backend, args.torch_compile_mode)
         super().__init__(model=install_losses(model, args.lean_loss), args=args, **kwargs)
+        half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
+        install_attention(model, choose_attention(args.packed_attention, model.config, args.device, half).way)
         self.trackers = Trackers.install(self.callback_handler)  # so that no tracker can stop or hold the run
         self.add_callback(LossWindow)
         if not any(isinstance(callback, Divergence) for callback in self.callback_handler.callbacks):

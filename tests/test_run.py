@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,8 @@ def test_a_run_says_device_memory_and_precision(corpus, capsys):
     for text in (told.out, log):
         [line] = [line for line in text.splitlines() if line.startswith("device")]
         assert "GiB), fp32" in line
-        assert any(line.startswith("memory  1 MiB for weights, gradients and AdamW") for line in text.splitlines())
+        assert re.search(r"^memory +1 MiB for weights, gradients and AdamW", text, re.MULTILINE)
+        assert re.search(r"^attention +documents isolated by causal attention per document \(sdpa\) *$", text, re.MULTILINE)
     assert warnings(told.out + told.err + log) == []
 
 

@@ -56,9 +56,9 @@ def test_a_micro_batch_never_waits_for_the_device(preset, dropout, documents, to
                 tmp_path,
                 packed_rows(documents, tokenizer),
                 callbacks=[steps],
-                max_steps=4,
+                max_steps=3,  # within one epoch
                 logging_steps=100,
-                per_device_train_batch_size=2,
+                per_device_train_batch_size=1,
                 gradient_accumulation_steps=accumulation,
                 optim="adamw_torch_fused",
             ).train()

@@ -51,11 +51,12 @@ def deferred_process_group() -> Iterator[None]:
 class ForgeTrainingArguments(TrainingArguments):
     """Every field of `transformers.TrainingArguments`; only these differ.
 
-    New: `precision` (auto, fp32, bf16 or fp16; it owns `bf16` and `fp16`), `min_lr_ratio` (the
-    floor of the cosine and of warmup_stable_decay, as a share of the learning rate), `decay_ratio`
-    (the decay of warmup_stable_decay, as a share of all steps), `muon_adamw_lr` (the learning
-    rate of what Muon leaves to AdamW) and `lean_loss` (head and cross entropy in chunks, the
-    logits never held whole). The optimizer may also be muon.
+    New: `precision` (auto, fp32, bf16 or fp16; it owns `bf16` and `fp16`), `packed_attention` (auto,
+    varlen, segments or mask: how packed documents are kept apart), `lean_loss` (head and cross
+    entropy in chunks, the logits never held whole), `min_lr_ratio` (the floor of the cosine and of
+    warmup_stable_decay, as a share of the learning rate), `decay_ratio` (the decay of
+    warmup_stable_decay, as a share of all steps) and `muon_adamw_lr` (the learning rate of what Muon
+    leaves to AdamW). The optimizer may also be muon.
 
     Other defaults:
 
@@ -69,7 +70,7 @@ class ForgeTrainingArguments(TrainingArguments):
       (packed rows are made by the collator), `restore_callback_states_from_checkpoint` on,
       `ddp_find_unused_parameters` off, `use_cpu` where there is no accelerator
     - speed, on an accelerator: batches are copied without waiting (`accelerator_config`), `tf32` on with bf16;
-      ``torch_compile`` compiles block by block
+      torch.compile goes block by block
 
     Raises:
         ConfigError: Contradictory precision, or best-model keeping without evaluation.
@@ -81,6 +82,13 @@ class ForgeTrainingArguments(TrainingArguments):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
         default="auto",
         metadata={"help": "auto takes what the launcher says, else bf16 or fp16 as the device has it natively."},
+    )
+    packed_attention: Literal["auto", "varlen", "segments", "mask"] = field(
+        default="auto",
+        metadata={
+            "help": "How packed documents are kept apart: varlen (one GPU kernel), segments (a call for each document) or "
+            "mask (stock); auto takes varlen where it runs and gives the right numbers, else segments."
+        },
     )
     min_lr_ratio: float = field(
         default=0.1, metadata={"help": "Where cosine_with_min_lr and warmup_stable_decay end, as a share of --learning_rate."}

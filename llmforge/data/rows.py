@@ -7,6 +7,8 @@ Python lists takes milliseconds; here a row is a view into the map.
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +44,43 @@ def to_dataset(rows: Rows) -> Dataset:
     columns += [pa.array(getattr(rows, name), type=pa.list_(pa.int32())) for name in _SEGMENT_COLUMNS]
     table = pa.Table.from_arrays(columns, schema=schema.arrow_schema)
     return Dataset(table)
+
+
+@dataclass(eq=False)
+class RowBatch(Sequence[dict[str, np.ndarray]]):
+    """Rows of one batch, fetched together; to others than our collator, a sequence of rows.
+
+    Attributes:
+        input_ids: int64, ``(rows, block_size)``.
+        counts: Segments of each row, ``(rows,)``.
+        lengths: ``segment_lengths`` of all rows, one after the other.
+        targets: ``segment_targets``, likewise.
+        row: The row at a place of the batch, as `PackedRows` gives it.
+    """
+
+    input_ids: np.ndarray
+    counts: np.ndarray
+    lengths: np.ndarray
+    targets: np.ndarray
+    row: Callable[[int], dict[str, np.ndarray]]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __getitem__(self, place: Any) -> Any:
+        chosen = range(len(self))[place]
+        return self.row(chosen) if isinstance(chosen, int) else [self.row(one) for one in chosen]
+
+
+def gather_rows(rows: Sequence[dict[str, Any]]) -> RowBatch:
+    """`rows` as one batch."""
+    return RowBatch(
+        np.stack([row["input_ids"] for row in rows]).astype(np.int64),
+        np.array([len(row["segment_lengths"]) for row in rows]),
+        np.concatenate([row["segment_lengths"] for row in rows]),
+        np.concatenate([row["segment_targets"] for row in rows]),
+        rows.__getitem__,
+    )
 
 
 class PackedRows:
@@ -88,29 +127,51 @@ class PackedRows:
             for chunk in table.column(name).chunks:
                 self._segments[name].append((chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=True)))
         dtype = self._ids[0].dtype if self._ids else np.dtype(np.uint16)
-        nothing = np.zeros(0, dtype=np.int32)
-        self._blank = {"input_ids": np.full(self.block_size, self.pad, dtype=dtype)} | dict.fromkeys(_SEGMENT_COLUMNS, nothing)
+        self._nothing = np.zeros(0, dtype=np.int32)
+        blank = np.full(self.block_size, self.pad, dtype=dtype)
+        self._blank = {"input_ids": blank} | dict.fromkeys(_SEGMENT_COLUMNS, self._nothing)
 
     def __len__(self) -> int:
         return self.total if self._chosen is None else len(self._chosen)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        if index == BLANK:
-            return self._blank
+    def _find(self, index: int) -> tuple[int, int]:
+        """The chunk that holds row `index`, and its place there."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         if self._chosen is not None:
             index = int(self._chosen[index])
         chunk = bisect.bisect_right(self._starts, index) - 1
-        local = index - self._starts[chunk]
+        return chunk, index - self._starts[chunk]
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if index == BLANK:
+            return self._blank
+        chunk, local = self._find(index)
         row = {"input_ids": self._ids[chunk][local]}
         for name in _SEGMENT_COLUMNS:
             offsets, values = self._segments[name][chunk]
             row[name] = values[offsets[local] : offsets[local + 1]]
         return row
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, np.ndarray]]:
-        return [self[index] for index in indices]
+    def __getitems__(self, indices: list[int]) -> RowBatch:
+        """A batch of rows; `torch.utils.data` calls this where there is one."""
+        input_ids = np.empty((len(indices), self.block_size), dtype=np.int64)
+        counts = np.zeros(len(indices), dtype=np.int64)
+        lengths, targets = [self._nothing], [self._nothing]
+        own_lengths, own_targets = self._segments["segment_lengths"], self._segments["segment_targets"]
+        for place, index in enumerate(indices):
+            if index == BLANK:
+                input_ids[place] = self.pad
+                continue
+            chunk, local = self._find(index)
+            input_ids[place] = self._ids[chunk][local]
+            offsets, values = own_lengths[chunk]
+            start, end = offsets[local], offsets[local + 1]
+            lengths.append(values[start:end])
+            counts[place] = end - start
+            offsets, values = own_targets[chunk]
+            targets.append(values[offsets[local] : offsets[local + 1]])
+        return RowBatch(input_ids, counts, np.concatenate(lengths), np.concatenate(targets), lambda place: self[indices[place]])
 
     def __getstate__(self) -> dict[str, Any]:
         # A loader worker opens the map itself instead of receiving a copy of it.

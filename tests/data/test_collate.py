@@ -24,7 +24,14 @@ BLANK_ROW = row([1, 1, 1, 1, 1, 1], [], [])
 
 
 def collate(*rows):
-    return {name: tensor.tolist() for name, tensor in PackedCollator()(rows).items()}
+    batch = PackedCollator()(rows)
+    segments = batch.pop("segments")
+    assert segments.shape == batch["input_ids"].shape
+    # Where the positions restart is where a segment begins.
+    begins = (batch["position_ids"].reshape(-1) == 0).nonzero().squeeze(1)
+    assert segments.cumulative.tolist() == [*begins.tolist(), batch["position_ids"].numel()]
+    assert segments.lengths.tolist() == segments.cumulative.diff().tolist()
+    return {name: tensor.tolist() for name, tensor in batch.items()}
 
 
 def test_a_batch_of_rows_with_several_segments_and_padding():
@@ -95,7 +102,8 @@ def test_padding_is_never_a_target(awkward, tokenizer):
 
 def test_there_is_no_attention_mask_and_ids_are_int64(awkward):
     _, batch = awkward
-    assert set(batch) == {"input_ids", "position_ids", "labels", "shift_labels"}
+    assert set(batch) == {"input_ids", "position_ids", "labels", "shift_labels", "segments"}
+    del batch["segments"]
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
     assert len({tensor.shape for tensor in batch.values()}) == 1
 
