@@ -72,6 +72,7 @@ docs: setup ## write docs/reference again from the code
 
 bench: setup ## run the benchmarks that need no GPU
 	$(BIN)/python benchmarks/loader.py
+	$(BIN)/python benchmarks/loss.py
 
 clean: ## remove the environment and caches of the tools; runs and prepared data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -69,7 +69,8 @@ def _plain_head(model: PreTrainedModel) -> torch.nn.Linear | None:
     import torch
     from transformers import GPT2LMHeadModel, GPTNeoXForCausalLM
 
-    if not isinstance(model, (GPT2LMHeadModel, GPTNeoXForCausalLM)) or getattr(model.config, "add_cross_attention", False):
+    known = (GPT2LMHeadModel.forward, GPTNeoXForCausalLM.forward)  # by which a subclass with another one is told apart
+    if type(model).forward not in known or getattr(model.config, "add_cross_attention", False):
         return None
     head = model.get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None or "forward" in vars(head):

@@ -18,15 +18,20 @@ class Call(NamedTuple):
 
 
 class Tensors(TorchDispatchMode):
-    """Records calls and the number of elements of the largest tensor returned, views and buffers written into included."""
+    """Records the names of kernels, what those that return tensors returned, and the size of the largest of these.
+
+    A size is a number of elements; views and buffers that are written into count too.
+    """
 
     def __init__(self):
         super().__init__()
         self.calls: list[Call] = []
+        self.kernels: set[str] = set()
         self.largest = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **kwargs or {})
+        self.kernels.add(function.overloadpacket.__name__)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if made:
             self.calls.append(Call(function.overloadpacket.__name__, made[0].dtype, made[0].shape))

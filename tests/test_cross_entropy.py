@@ -161,6 +161,19 @@ def test_all_logits_never_exist():
     assert seen.largest == 900 * VOCABULARY, "the recorder sees what stock makes"
 
 
+def test_nothing_waits_for_the_device():
+    """A number read from a tensor, or a choice of positions by what is in one, holds up a GPU."""
+    hidden, weight, targets = problem()
+    waiting = {"_local_scalar_dense", "nonzero", "masked_select", "index", "index_put_", "unique"}
+    with Tensors() as seen:
+        (linear_cross_entropy(hidden, weight, targets) / torch.tensor(3)).backward()
+    assert "gather" in seen.kernels
+    assert not seen.kernels & waiting
+    with Tensors() as seen:
+        hidden[targets != -100].sum().item()
+    assert seen.kernels >= {"index", "_local_scalar_dense"}
+
+
 @pytest.mark.parametrize(("learns_hidden", "learns_weight"), [(True, False), (False, True), (False, False)])
 def test_what_is_frozen_costs_nothing(learns_hidden, learns_weight):
     hidden, weight, targets = problem()

@@ -349,11 +349,21 @@ def _changed(model):
     model.lm_head.__class__ = OwnLinear
 
 
+def _subclassed(model):
+    stock = type(model)
+
+    class Own(stock):
+        def forward(self, *args, **kwargs):
+            return stock.forward(self, *args, **kwargs)
+
+    model.__class__ = Own
+
+
 def _another_loss(model):
     model.loss_function = lambda logits, labels, **kwargs: logits.sum()
 
 
-@pytest.mark.parametrize("change", [_biased, _hooked, _patched, _wrapped, _changed, _another_loss])
+@pytest.mark.parametrize("change", [_biased, _hooked, _patched, _wrapped, _changed, _subclassed, _another_loss])
 def test_a_head_or_loss_that_is_not_plain_keeps_the_stock_path(preset, change, tokenizer, batch):
     lean, stock = twins(preset, tokenizer)
     for model in (lean, stock):
