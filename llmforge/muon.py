@@ -8,15 +8,12 @@ devices emulate; a fused query-key-value weight is one matrix to it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
-
-from llmforge.runtime.devices import probe_device
 
 #: Of the quintic iteration, chosen to lift small singular values fast (Jordan et al. 2024).
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -49,15 +46,6 @@ def newton_schulz(matrices: Tensor, steps: int = 5, dtype: torch.dtype = torch.f
     return x.mT if tall else x
 
 
-@functools.cache
-def multiplying_dtype(kind: str) -> torch.dtype:
-    """What Newton-Schulz multiplies in on a ``torch.device.type``: bfloat16 only where the device has it natively.
-
-    Emulated, on a CPU, it takes over a hundred times as long as fp32.
-    """
-    return torch.bfloat16 if probe_device(use_cpu=kind == "cpu").half == "bf16" else torch.float32
-
-
 class Muon(torch.optim.Optimizer):
     """Muon on the groups of ``kind`` ``muon``, AdamW (torch's own function) on those of ``kind`` ``adamw``.
 
@@ -81,10 +69,14 @@ class Muon(torch.optim.Optimizer):
         momentum: Of Muon.
         steps: Of Newton-Schulz.
         betas, eps: Of AdamW.
+        dtype: What Newton-Schulz multiplies in. bfloat16 is for devices that have it natively: a CPU that
+            emulates it takes over a hundred times as long.
 
     Raises:
         ValueError: A ``muon`` group with a parameter that is no matrix, or an unknown kind or layout.
     """
+
+    dtype: torch.dtype = torch.float32
 
     def __init__(
         self,
@@ -95,7 +87,9 @@ class Muon(torch.optim.Optimizer):
         steps: int = 5,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
+        dtype: torch.dtype = torch.float32,
     ):
+        self.dtype = dtype  # no part of the state, which may go on on another device
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "steps": steps, "betas": betas, "eps": eps}
         super().__init__(params, defaults | {"kind": "muon", "layout": "whole", "heads": 1, "fused": None})
 
@@ -161,7 +155,7 @@ class Muon(torch.optim.Optimizer):
         stacked = torch.cat([update.mT if turn else update for update, turn in zip(updates, tall, strict=True)])
         counts = [len(update) for update in updates]
         del updates
-        done = newton_schulz(stacked, steps, multiplying_dtype(stacked.device.type))
+        done = newton_schulz(stacked, steps, self.dtype)
         scale = 0.2 * max(done.shape[1:]) ** 0.5
         for parameter, group, piece, turn in zip(parameters, groups, done.split(counts), tall, strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])

@@ -5,44 +5,53 @@ Muon is ours; every other name is Trainer's own, and is made by it.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from llmforge.configs.training import MUON_ADAMW_SHARE, ForgeTrainingArguments
 from llmforge.errors import ConfigError
 from llmforge.muon import Muon
+from llmforge.runtime.devices import probe_device
+from llmforge.runtime.logs import logger
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
-#: By the start of an optimizer's name: the module it needs and how to install that.
+#: By the start of an optimizer's name: what to install for it, and the modules that must be there.
 _EXTRA = "llmforge[optimizers]"
-_PACKAGES = {
-    "adamw_bnb": ("bitsandbytes", _EXTRA),
-    "adamw_8bit": ("bitsandbytes", _EXTRA),
-    "ademamix": ("bitsandbytes", _EXTRA),
-    "lion": ("bitsandbytes", _EXTRA),
-    "paged": ("bitsandbytes", _EXTRA),
-    "rmsprop_bnb": ("bitsandbytes", _EXTRA),
-    "galore": ("galore_torch", _EXTRA),
-    "apollo": ("apollo_torch", _EXTRA),
-    "schedule_free": ("schedulefree", _EXTRA),
-    "lomo": ("lomo_optim", "lomo-optim"),
-    "adalomo": ("lomo_optim", "lomo-optim"),
+_PACKAGES: dict[str, tuple[str, ...]] = {
+    "adamw_bnb": (_EXTRA, "bitsandbytes"),
+    "adamw_8bit": (_EXTRA, "bitsandbytes"),
+    "ademamix": (_EXTRA, "bitsandbytes"),
+    "lion": (_EXTRA, "bitsandbytes"),
+    "paged": (_EXTRA, "bitsandbytes"),
+    "rmsprop_bnb": (_EXTRA, "bitsandbytes"),
+    "galore": (_EXTRA, "galore_torch", "bitsandbytes"),  # the one imports the other
+    "apollo": (_EXTRA, "apollo_torch", "bitsandbytes"),
+    "schedule_free": (_EXTRA, "schedulefree"),
+    "lomo": ("lomo-optim", "lomo_optim"),
+    "adalomo": ("lomo-optim", "lomo_optim"),
     "grokadamw": ("grokadamw", "grokadamw"),
-    "stable_adamw": ("optimi", "torch-optimi"),
+    "stable_adamw": ("torch-optimi", "optimi"),
     "adamw_torch_4bit": ("torchao", "torchao"),
     "adamw_torch_8bit": ("torchao", "torchao"),
     "adamw_anyprecision": ("torchdistx", "torchdistx"),
     "adamw_torch_xla": ("torch_xla", "torch_xla"),
     "adamw_torch_npu": ("torch_npu", "torch_npu"),
+}
+#: By the start of a name: classes of its package that its saved state holds, besides tensors. Plain objects with tensors in
+#: them; without leave torch does not read them back, and Trainer could not resume.
+_IN_STATE = {
+    "galore": ("galore_torch.galore_projector.GaLoreProjector",),
+    "apollo": ("apollo_torch.svd_projector.GaLoreProjector", "apollo_torch.random_projector.GradientProjector"),
 }
 
 
@@ -58,9 +67,10 @@ def check_optimizer(args: ForgeTrainingArguments, model_type: str | None = None)
             with sharded parameters or with settings that are not its own.
     """
     name = str(getattr(args.optim, "value", args.optim))
-    for start, (module, package) in _PACKAGES.items():
-        if name.startswith(start) and importlib.util.find_spec(module) is None:
-            raise ConfigError(f"--optim {name} needs the package {module}.", f"pip install '{package}'")
+    for start, (package, *modules) in _PACKAGES.items():
+        missing = [module for module in modules if name.startswith(start) and importlib.util.find_spec(module) is None]
+        if missing:
+            raise ConfigError(f"--optim {name} needs the package {missing[0]}.", f"Install it: pip install '{package}'.")
     if name.startswith(("galore", "apollo")):
         if model_type == "gpt2":  # its matrices are of transformers' Conv1D, which Trainer leaves out
             raise ConfigError(f"--optim {name} works on linear layers, and GPT-2 has none.", "Take a GPT-NeoX --preset.")
@@ -84,17 +94,27 @@ def check_optimizer(args: ForgeTrainingArguments, model_type: str | None = None)
 
 
 @contextmanager
-def explained(args: ForgeTrainingArguments) -> Iterator[None]:
-    """What Trainer finds wrong with ``--optim`` while it makes one, as one clear line.
+def making(args: ForgeTrainingArguments) -> Iterator[None]:
+    """Around Trainer's own making of ``--optim``: what it finds wrong is told in one clear line, and its state can be read back.
 
     Raises:
         ConfigError: Instead of the exceptions that stock raises for settings.
     """
+    name = str(getattr(args.optim, "value", args.optim))
     try:
         yield
     except (ImportError, NotImplementedError, TypeError, ValueError) as error:
-        name = getattr(args.optim, "value", args.optim)
         raise ConfigError(f"--optim {name}: {str(error).rstrip('. ')}.", "Mend that, or choose another one.") from error
+    for start, classes in _IN_STATE.items():
+        if name.startswith(start):
+            places = [path.rpartition(".") for path in classes]
+            torch.serialization.add_safe_globals([getattr(importlib.import_module(place), own) for place, _, own in places])
+    if name.endswith("layerwise") or "lomo" in name:
+        logger.warning(
+            "--optim %s applies each gradient as soon as it is there: it is not clipped, a gradient that is not finite is "
+            "applied, and a resumed run starts with an empty state",
+            name,
+        )
 
 
 def decayed_names(model: nn.Module) -> list[str]:
@@ -125,7 +145,9 @@ def build_optimizer(model: PreTrainedModel, args: ForgeTrainingArguments) -> tor
     """Muon on the hidden matrices of `model`, AdamW on everything else, as one optimizer.
 
     The first groups are Muon's, so that the learning rate that Trainer logs is ``--learning_rate``;
-    AdamW's part has ``--muon_adamw_lr``. Decay is on matrices only.
+    AdamW's part has ``--muon_adamw_lr``. Decay is on matrices only. Newton-Schulz multiplies in bfloat16
+    where the training does and the device has it natively, else in fp32: in an fp32 training bfloat16 would
+    turn the rounding of another order of sums (accumulation, processes) into differences that show.
 
     Args:
         model: GPT-2 or GPT-NeoX.
@@ -158,4 +180,5 @@ def build_optimizer(model: PreTrainedModel, args: ForgeTrainingArguments) -> tor
         weight_decay=args.weight_decay,
         betas=(args.adam_beta1, args.adam_beta2),
         eps=args.adam_epsilon,
+        dtype=torch.bfloat16 if args.bf16 and probe_device(args.use_cpu).half == "bf16" else torch.float32,
     )

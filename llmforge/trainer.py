@@ -26,7 +26,7 @@ from llmforge.data.sampler import EpochSampler
 from llmforge.errors import CheckpointError
 from llmforge.losses import install_losses
 from llmforge.models import compile_blocks
-from llmforge.optimizers import build_optimizer, decayed_names, explained
+from llmforge.optimizers import build_optimizer, decayed_names, making
 from llmforge.runtime.precision import apply_precision
 from llmforge.tokenization import from_pretrained_tokenizer
 
@@ -156,7 +156,7 @@ class ForgeTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Extends `Trainer.create_optimizer`: knows Muon; what is wrong with another one's settings is told in one line."""
-        with explained(self.args):
+        with making(self.args):
             if self.args.optim == "muon" and self.optimizer is None:  # type: ignore[has-type]
                 self.optimizer = build_optimizer(self.model if model is None else model, self.args)
             return super().create_optimizer(model)

@@ -18,6 +18,7 @@ from llmforge.models import count_hidden, count_parameters
 from llmforge.muon import Muon
 from llmforge.optimizers import build_optimizer, check_optimizer, hidden_matrices
 from llmforge.runtime.commands import run_command
+from llmforge.runtime.devices import Device
 
 
 @pytest.fixture
@@ -86,6 +87,26 @@ def test_frozen_parameters_are_left_out(tokenizer, tmp_path):
     assert all(parameter is not frozen for group in groups for parameter in group["params"])
 
 
+@pytest.mark.parametrize(
+    ("half", "precision", "dtype"),
+    [("bf16", "bf16", torch.bfloat16), ("bf16", "fp32", torch.float32), ("fp16", "fp16", torch.float32)]
+    + [("fp16", "bf16", torch.float32), (None, "fp32", torch.float32)],
+)
+def test_bfloat16_only_where_the_training_and_the_device_have_it(half, precision, dtype, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(optimizers, "probe_device", lambda use_cpu=False: Device("cuda", "Test", 1, half))
+    args = muon_args(tmp_path)
+    args.bf16, args.fp16 = precision == "bf16", precision == "fp16"
+    optimizer = build_optimizer(tiny_model("gpt2-10m", tokenizer), args)
+    used: list[torch.dtype] = []
+    stock = muon.newton_schulz
+    monkeypatch.setattr(muon, "newton_schulz", lambda x, steps, kind: used.append(kind) or stock(x, steps, kind))
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert set(used) == {dtype}
+
+
 # --- training with it -------------------------------------------------------------------------------------
 
 
@@ -125,8 +146,7 @@ def test_a_resumed_training_is_the_undisturbed_one(preset, tokenizer, rows, tmp_
         assert all(torch.equal(value, resumed["state"][number][name]) for name, value in state.items())
 
 
-def test_accumulation_changes_nothing_but_rounding(preset, tokenizer, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(muon, "multiplying_dtype", lambda kind: torch.float32)  # bfloat16 would round such noise up
+def test_accumulation_changes_nothing_but_rounding(preset, tokenizer, rows, tmp_path):
     states = []
     for batch, accumulation in ((8, 1), (2, 4)):
         settings = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation, "adam_epsilon": 1e-4}
@@ -250,13 +270,22 @@ EXTRAS = {
 
 
 @pytest.mark.parametrize("name", EXTRAS)
-def test_an_extra_trains(name, tokenizer, rows, tmp_path):
+def test_an_extra_trains_and_resumes(name, tokenizer, rows, tmp_path):
     package, settings = EXTRAS[name]
     pytest.importorskip(package)
-    found = losses(
-        trained("neox-10m", tokenizer, rows, tmp_path, 12, optim=name, dropout=False, **{"learning_rate": 3e-3} | settings)
-    )
-    assert found[-1] < found[0] - 0.2
+    settings = {"optim": name, "learning_rate": 3e-3, "save_strategy": "steps", "save_steps": 6, **settings}
+    whole = trained("neox-10m", tokenizer, rows, tmp_path / "whole", 12, **settings)
+    assert losses(whole)[-1] < losses(whole)[0] - 0.2
+    folder = str(tmp_path / "whole" / "checkpoint-6")
+    again = trained("neox-10m", tokenizer, rows, tmp_path / "again", 12, resume=folder, **settings)
+    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
+
+
+def test_a_layerwise_optimizer_says_what_it_does_not_do(tokenizer, rows, tmp_path, caplog):
+    pytest.importorskip("galore_torch")
+    settings = EXTRAS["galore_adamw"][1] | {"optim": "galore_adamw_layerwise"}
+    forge_trainer(tiny_model("neox-10m", tokenizer), tokenizer, tmp_path, rows, **settings).create_optimizer()
+    assert "a resumed run starts with an empty state" in caplog.text
 
 
 class Averaging(torch.optim.SGD):

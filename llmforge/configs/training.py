@@ -232,10 +232,8 @@ class ForgeTrainingArguments(TrainingArguments):
         if self.lr_scheduler_type != SchedulerType.WARMUP_STABLE_DECAY or "num_decay_steps" in given:
             return given
         left = max(steps - self.get_warmup_steps(steps), 0)
-        stable = given.get("num_stable_steps")
-        return given | {
-            "num_decay_steps": min(round(self.decay_ratio * steps), left) if stable is None else max(left - stable, 0)
-        }
+        decay = left - given["num_stable_steps"] if "num_stable_steps" in given else round(self.decay_ratio * steps)
+        return given | {"num_decay_steps": min(max(decay, 0), left)}
 
     def _keep_best(self, evaluates: bool, saves: bool) -> None:
         """Keep the best checkpoint where there are evaluations to judge by and every one judged can be saved."""
