@@ -49,7 +49,8 @@ def build(preset: str, smoke: bool) -> PreTrainedModel:
     transformers.set_seed(0)
     neox = preset.startswith("neox")
     names = ("hidden_dropout", "attention_dropout") if neox else ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-    tiny: dict[str, Any] = {"num_hidden_layers": 1, "hidden_size": 64} if neox else {"n_layer": 1, "n_embd": 64}
+    small = ("num_hidden_layers", "hidden_size", "num_attention_heads") if neox else ("n_layer", "n_embd", "n_head")
+    tiny: dict[str, Any] = dict(zip(small, (1, 64, 2), strict=True))
     args = ModelArguments(preset=preset, **dict.fromkeys(names, 0.0), **(tiny if smoke else {}))
     config = build_config(args, embedding_rows(512 if smoke else 50_257))
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,7 +79,7 @@ class Bench:
 
     def told(self, batch: int, **changes: Any) -> dict[str, Any]:
         """Arguments of both trainers."""
-        precision = {self.half: True} if self.half else {}
+        precision = {self.half: True} if self.half else {"use_cpu": not torch.cuda.is_available()}
         steps = 4 if self.smoke else 1_000
         return {"per_device_train_batch_size": batch, "max_steps": steps, "logging_steps": 1_000, **precision, **changes}
 
@@ -100,7 +101,7 @@ class Bench:
             sides["ours, mask instead of varlen"] = lambda: ours(packed_attention="mask")
             sides["ours, stock loss"] = lambda: ours(lean_loss=False)
             sides["ours, Muon"] = lambda: ours(optim="muon")
-            sides["ours, blocks compiled"] = lambda: ours(torch_compile=True)
+            sides["ours, blocks compiled"] = lambda: ours(torch_compile_backend="aot_eager" if self.smoke else "inductor")
         return sides
 
     def speed(self, preset: str) -> Iterable[dict[str, Any]]:
