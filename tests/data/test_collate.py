@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from helpers import awkward_documents, packed_rows
 
 from llmforge.data.collate import PackedCollator
-from llmforge.data.rows import BLANK
+from llmforge.data.rows import BLANK, PackedRows
 
 
 def row(ids, lengths, targets):
@@ -120,3 +121,53 @@ def test_a_batch_does_not_write_into_the_rows():
     source["input_ids"].flags.writeable = False
     PackedCollator()([source])["input_ids"].zero_()
     assert source["input_ids"].tolist() == [0, 20, 21, 22, 0, 30]
+
+
+def collate_row_by_row(rows):
+    """The four tensors, token by token, without anything of the library."""
+    found = {name: [] for name in ("input_ids", "position_ids", "labels", "shift_labels")}
+    for given in rows:
+        ids = [int(token) for token in given["input_ids"]]
+        positions, targets = [], []
+        for length, target in zip(given["segment_lengths"].tolist(), given["segment_targets"].tolist(), strict=True):
+            start = len(positions)
+            positions += range(length)
+            targets += [*ids[start + 1 : start + length], target]
+        rest = len(ids) - len(positions)
+        found["input_ids"].append(ids)
+        found["position_ids"].append([*positions, *range(rest)])
+        found["shift_labels"].append([*targets, *[-100] * rest])
+        found["labels"].append([-100, *found["shift_labels"][-1][:-1]])
+    return found
+
+
+@pytest.mark.parametrize("most", [None, 9])
+def test_a_batch_fetched_together_equals_its_rows_one_by_one(tokenizer, tmp_path, most):
+    """Blank rows first, last and in between, rows from several chunks of the map and twice the same, a chosen subset."""
+    documents = awkward_documents(tokenizer, count=300)
+    whole = packed_rows(documents, tokenizer).dataset
+    parts = datasets.concatenate_datasets(
+        [whole.select(range(20)), whole.select(range(20, 21)), whole.select(range(21, len(whole)))]
+    )
+    rows = PackedRows(parts, pad=tokenizer.pad_token_id, most=most)
+    assert len(rows._ids) == 3
+    source = np.random.RandomState(0)
+    last = len(rows) - 1
+    batches = [[0], [BLANK], [BLANK, last, 3, 3, BLANK, 0], [BLANK, BLANK], *source.randint(0, len(rows), (20, 8)).tolist()]
+    for indices in batches:
+        fetched = rows.__getitems__(indices)
+        expected = collate_row_by_row([rows[index] for index in indices])
+        assert collate(*(rows[index] for index in indices)) == expected
+        assert collate(*fetched) == expected
+        batch = PackedCollator()(fetched)
+        ends = batch.pop("segments").cumulative.tolist()
+        assert {name: tensor.tolist() for name, tensor in batch.items()} == expected
+        assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+        assert ends == [i for i, p in enumerate(sum(expected["position_ids"], [])) if p == 0] + [32 * len(indices)]
+
+
+def test_a_row_that_is_not_there_is_refused_in_a_batch_as_well(tokenizer):
+    rows = packed_rows(awkward_documents(tokenizer), tokenizer)
+    for index in (len(rows), -2):
+        with pytest.raises(IndexError):
+            rows.__getitems__([0, index])
