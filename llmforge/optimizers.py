@@ -77,7 +77,7 @@ def check_optimizer(args: ForgeTrainingArguments, model_type: str | None = None)
         if not args.optim_target_modules:
             raise ConfigError(
                 f"--optim {name} needs --optim_target_modules: the linear layers it works on.",
-                "Give --optim_target_modules attention mlp.",
+                "Give --optim_target_modules '.*(attention|mlp).*'.",
             )
     if name != "muon":
         if args.muon_adamw_lr is not None:

@@ -146,6 +146,24 @@ def test_a_resumed_training_is_the_undisturbed_one(preset, tokenizer, rows, tmp_
         assert all(torch.equal(value, resumed["state"][number][name]) for name, value in state.items())
 
 
+def test_plain_trainer_goes_on_from_such_a_checkpoint(tokenizer, rows, tmp_path):
+    """With the optimizer given to it, as its name is none of stock's."""
+    from transformers import Trainer
+
+    from llmforge.data.collate import PackedCollator
+
+    settings = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
+    ours = trained("neox-10m", tokenizer, rows, tmp_path, steps=6, dropout=False, **settings)
+    model = tiny_model("neox-10m", tokenizer, seed=1)
+    args = muon_args(tmp_path / "plain", **settings)
+    given = {"train_dataset": rows, "processing_class": tokenizer, "data_collator": PackedCollator()}
+    plain = Trainer(model, args, optimizers=(build_optimizer(model, args), None), **given)
+    plain.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    steps = [{float(state["step"]) for state in trainer.optimizer.state.values() if "step" in state} for trainer in (ours, plain)]
+    assert steps == [{6.0}, {6.0}]
+    assert plain.state.global_step == 6
+
+
 def test_accumulation_changes_nothing_but_rounding(preset, tokenizer, rows, tmp_path):
     states = []
     for batch, accumulation in ((8, 1), (2, 4)):
@@ -235,7 +253,7 @@ def test_what_cannot_run_is_one_line_before_data_is_prepared(words, missing, tol
 @pytest.mark.parametrize("name", ["galore_adamw", "apollo_adamw"])
 def test_low_rank_optimizers_say_what_they_need(name, monkeypatch, tmp_path):
     monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda name: name)
-    with pytest.raises(ConfigError, match="--optim_target_modules attention mlp"):
+    with pytest.raises(ConfigError, match=r"Give --optim_target_modules '\.\*\(attention\|mlp\)"):
         check_optimizer(training_args(tmp_path, optim=name), "gpt_neox")
     with pytest.raises(ConfigError, match="GPT-2 has none"):
         check_optimizer(training_args(tmp_path, optim=name, optim_target_modules=["mlp"]), "gpt2")
@@ -263,8 +281,8 @@ def test_what_stock_finds_wrong_is_one_clear_error(tokenizer, rows, tmp_path):
 
 EXTRAS = {
     "adamw_8bit": ("bitsandbytes", {}),
-    "galore_adamw": ("galore_torch", {"optim_target_modules": ["attention", "mlp"], "optim_args": "rank=8"}),
-    "apollo_adamw": ("apollo_torch", {"optim_target_modules": ["attention", "mlp"], "optim_args": "rank=8"}),
+    "galore_adamw": ("galore_torch", {"optim_target_modules": ".*(attention|mlp).*", "optim_args": "rank=8"}),
+    "apollo_adamw": ("apollo_torch", {"optim_target_modules": ".*(attention|mlp).*", "optim_args": "rank=8"}),
     "schedule_free_adamw": ("schedulefree", {"lr_scheduler_type": "constant_with_warmup"}),
 }
 
