@@ -49,11 +49,12 @@ pretrain-rocm: corpus-given setup ## train on one AMD GPU (not tried on hardware
 corpus-given:
 	@:$(if $(CORPUS),,$(error CORPUS is not given: make pretrain-rocm CORPUS=DIR trains on the files of DIR))
 
+# One process a core: the models are tiny, and each process keeps to one thread (tests/conftest.py).
 test: setup ## run the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist worksteal
 
 test-slow: setup ## run the longer sweeps too
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n logical --dist worksteal -m ''
 
 check: setup ## lint, format, types, layers and docs
 	$(BIN)/ruff check .
@@ -72,6 +73,7 @@ docs: setup ## write docs/reference again from the code
 bench: setup ## run the benchmarks that need no GPU
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/attention.py --rounds 3
+	$(BIN)/python benchmarks/loss.py
 
 clean: ## remove the environment and caches of the tools; runs and prepared data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -25,6 +25,7 @@ from llmforge.data.prepare import PreparedDataset
 from llmforge.data.rows import PackedRows
 from llmforge.errors import ConfigError, DataError
 from llmforge.generate import check_prompts
+from llmforge.optimizers import check_optimizer
 from llmforge.runtime.launch import rank_zero_first, refuse_separate_worlds, use_all_cores
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import reserve
@@ -57,7 +58,7 @@ def build_trainer(
 
     Raises:
         ConfigError: Early stopping or best-model keeping without validation data or by a metric that
-            does not exist; a prompt longer than the context; a tracker that is not there; separate worlds.
+            does not exist; a prompt longer than the context; a tracker or an optimizer that is not there; separate worlds.
         DataError: The training split is empty, or was tokenized with another vocabulary than the model's.
     """
     run = run or RunArguments()
@@ -76,6 +77,7 @@ def build_trainer(
             "Build the model for this tokenizer.",
         )
     check_trackers(args.report_to)
+    check_optimizer(args, model.config.model_type)
     stay_offline_without_login(args.report_to)
     check_callbacks(args, run)
     if validation is None:

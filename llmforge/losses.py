@@ -11,9 +11,12 @@ import functools
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from llmforge.runtime.logs import logger
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+    from transformers.modeling_outputs import CausalLMOutputWithPast
 
 #: A target that is not predicted, as in torch's cross entropy.
 IGNORE = -100
@@ -61,7 +64,68 @@ def _no_warning(*args: Any, **kwargs: Any) -> None:
     """Stands in for a check that does not apply to packed rows."""
 
 
-def install_losses(model: PreTrainedModel) -> PreTrainedModel:
+def _plain_head(model: PreTrainedModel) -> torch.nn.Linear | None:
+    """The output head, if it is nothing but a product with a weight that lies there: whatever wraps it has its reasons."""
+    import torch
+    from transformers import GPT2LMHeadModel, GPTNeoXForCausalLM
+
+    known = (GPT2LMHeadModel.forward, GPTNeoXForCausalLM.forward)  # by which a subclass with another one is told apart
+    if type(model).forward not in known or getattr(model.config, "add_cross_attention", False):
+        return None
+    head = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear or head.bias is not None or "forward" in vars(head):
+        return None
+    if head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks:
+        return None
+    weight = head.weight  # of another class where it is quantized or spread over devices
+    plain = type(weight) in (torch.nn.Parameter, torch.Tensor) and weight.is_floating_point() and not weight.is_meta
+    return head if plain else None
+
+
+def _wants_loss_alone(model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether this call of `forward` is a training step's, which looks at nothing but the loss.
+
+    Trainer keeps ``labels`` back when it makes the loss itself out of logits (label smoothing, `compute_loss_func`).
+    """
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    return_dict = kwargs.get("return_dict")
+    return (
+        model.training
+        and kwargs.get("labels") is not None
+        and len(args) <= 1  # the model's own positional arguments are not those of its base
+        and not {"logits_to_keep", "past_key_values", "ignore_index"} & kwargs.keys()
+        and (model.config.return_dict if return_dict is None else return_dict)
+        and model.loss_function is ForCausalLMLoss
+    )
+
+
+def _lean_output(
+    model: PreTrainedModel,
+    head: torch.nn.Linear,
+    args: tuple[Any, ...],
+    targets: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    **kwargs: Any,
+) -> CausalLMOutputWithPast:
+    """What stock's `forward` returns, but for the logits; the loss is `ForCausalLMLoss`'s of `targets`, which are shifted."""
+    import torch
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    from llmforge.cross_entropy import linear_cross_entropy
+
+    made = model.base_model(*args, **kwargs)
+    hidden = made.last_hidden_state
+    goals = targets.reshape(-1).to(hidden.device)
+    total = linear_cross_entropy(hidden.reshape(-1, hidden.shape[-1]), head.weight, goals, IGNORE)
+    count = (goals != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
+    if torch.is_tensor(count):
+        count = count.to(hidden.device)
+    return CausalLMOutputWithPast(loss=total / count, hidden_states=made.hidden_states, attentions=made.attentions)
+
+
+def install_losses(model: PreTrainedModel, lean: bool = True) -> PreTrainedModel:
     """Replace the instance's `forward` by one that trains and evaluates packed rows rightly.
 
     The class stays stock, and so does what is saved. Replacing `forward`, rather than
@@ -69,11 +133,20 @@ def install_losses(model: PreTrainedModel) -> PreTrainedModel:
 
     - ``loss_type`` is set: without it Trainer divides GPT-2's loss by one token a row too many.
     - With ``shift_labels`` the cache is off: a cache switches off the isolation of packed documents.
-    - With ``token_bytes`` as well it returns only ``row_sums``, for evaluation.
+    - With ``labels`` as well, in training mode, the loss is the lean one: the same value and gradients,
+      no ``logits`` in the output. A head that is wrapped (by peft, by hooks, quantized) keeps the stock loss.
+    - With ``token_bytes`` it returns only ``row_sums``, for evaluation.
+
+    Args:
+        model: GPT-2 or GPT-NeoX with a language modelling head; others keep the stock loss.
+        lean: Whether the lean loss may be taken; kept as ``model.lean_loss``, where it can be switched.
 
     Returns:
-        The same model; installing twice changes nothing.
+        The same model; installing again changes `lean` and nothing else.
     """
+    model.lean_loss = lean
+    if lean and _plain_head(model) is None:
+        logger.warning("the output head of %s is not a plain linear layer: the stock loss is used", type(model).__name__)
     if "forward" in vars(model):
         return model
     stock = type(model).forward
@@ -90,6 +163,9 @@ def install_losses(model: PreTrainedModel) -> PreTrainedModel:
             return stock(self, *args, **kwargs)
         kwargs["use_cache"] = False
         if token_bytes is None:
+            head = _plain_head(self) if self.lean_loss and _wants_loss_alone(self, args, kwargs) else None
+            if head is not None:
+                return _lean_output(self, head, args, shift_labels, **kwargs)
             return stock(self, *args, shift_labels=shift_labels, **kwargs)
         for name in ("labels", "num_items_in_batch"):
             kwargs.pop(name, None)

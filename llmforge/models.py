@@ -134,16 +134,24 @@ def count_parameters(config: GPT2Config | GPTNeoXConfig) -> int:
     A block of width d and inner width f has 4d² + 2df weights, 5d + f biases and two layer
     norms of 2d; checked against the models themselves in the tests.
     """
-    d = config.hidden_size
+    d, inner = config.hidden_size, _inner_width(config)
     if config.model_type == "gpt2":
-        inner, attention_biases = config.n_inner or 4 * d, 4 * d
-        positions = config.n_positions * d
+        attention_biases, positions = 4 * d, config.n_positions * d
     else:
-        inner, attention_biases = config.intermediate_size, 4 * d if config.attention_bias else 0
-        positions = 0
-    block = 4 * d * d + attention_biases + 2 * d * inner + inner + d + 4 * d
+        attention_biases, positions = 4 * d if config.attention_bias else 0, 0
+    vectors = attention_biases + inner + d + 4 * d
     embeddings = config.vocab_size * d * (1 if config.tie_word_embeddings else 2)
-    return embeddings + positions + config.num_hidden_layers * block + 2 * d
+    return embeddings + positions + count_hidden(config) + config.num_hidden_layers * vectors + 2 * d
+
+
+def count_hidden(config: GPT2Config | GPTNeoXConfig) -> int:
+    """Weights in the matrices of the blocks, which are what Muon is for, by arithmetic."""
+    d = config.hidden_size
+    return config.num_hidden_layers * (4 * d * d + 2 * d * _inner_width(config))
+
+
+def _inner_width(config: GPT2Config | GPTNeoXConfig) -> int:
+    return config.n_inner or 4 * config.hidden_size if config.model_type == "gpt2" else config.intermediate_size
 
 
 def flops_per_token(model: nn.Module, length: int) -> float:
@@ -195,6 +203,21 @@ def build_model(
     pad = [] if tokenizer.pad_token_id in (None, tokenizer.eos_token_id) else [tokenizer.pad_token_id]
     model.generation_config.suppress_tokens = pad + spare
     return install_attention(install_losses(model))
+
+
+def compile_blocks(model: PreTrainedModel, backend: str | None = None, mode: str | None = None) -> None:
+    """Compile each transformer block of `model` in place; parameters keep their names.
+
+    Args:
+        model: GPT-2 or GPT-NeoX.
+        backend: Of `torch.compile`; inductor, the default, needs a C++ compiler on a CPU and Triton on a GPU.
+        mode: Of `torch.compile`.
+    """
+    from torch import nn
+
+    for blocks in model.base_model.children():
+        for block in blocks if isinstance(blocks, nn.ModuleList) else ():
+            block.compile(backend=backend or "inductor", mode=mode)
 
 
 def check_block_size(config: GPT2Config | GPTNeoXConfig, block_size: int | None) -> None:

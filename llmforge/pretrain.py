@@ -24,6 +24,7 @@ from llmforge.data.prepare import PreparedDataset, load_prepared, prepare_datase
 from llmforge.data.sources import check_corpus
 from llmforge.errors import ConfigError
 from llmforge.models import build_config, build_model, check_block_size, embedding_rows, get_preset
+from llmforge.optimizers import check_optimizer
 from llmforge.parsing import ForgeParser
 from llmforge.results import RunResult, finish
 from llmforge.run import announce, open_run
@@ -98,6 +99,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
     if config.tokenizer.vocab_size is None:
         config.tokenizer.vocab_size = preset.vocab_size
     sketch = build_config(config.model, embedding_rows(config.tokenizer.vocab_size))
+    check_optimizer(config.training, sketch.model_type)
     if config.data.dataset_dir is not None:
         prepared = load_prepared(config.data.dataset_dir)
         block_size, validates = prepared.block_size, "validation" in prepared.card["splits"]

@@ -15,7 +15,7 @@ from llmforge.configs.run import PretrainConfig
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.data.prepare import PreparedDataset
 from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError, StorageError
-from llmforge.models import build_config, count_parameters, embedding_rows
+from llmforge.models import build_config, count_hidden, count_parameters, embedding_rows
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_world_size, rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
@@ -25,6 +25,8 @@ from llmforge.storage import is_disk_full, read_json, read_json_lines
 
 #: fp32 weights, gradients and the two moments of AdamW, in bytes a parameter.
 _STATE_BYTES = 16
+#: Muon keeps one buffer where AdamW keeps two.
+_SPARED_BYTES = 4
 #: More of the memory than this for them leaves no room for activations.
 _SAFE_SHARE = 0.8
 
@@ -172,8 +174,9 @@ def announce(config: PretrainConfig, data: PreparedDataset) -> None:
     device, state = probe_device(config.training.use_cpu), _state_bytes(config, data)
     if _is_short(state, device):
         logger.warning(
-            "memory is short: weights, gradients and AdamW take %s of the %s of %s, activations apart. Take a smaller "
+            "memory is short: weights, gradients and %s take %s of the %s of %s, activations apart. Take a smaller "
             "--preset; --per_device_train_batch_size 1 and --activation_checkpointing keep the activations small.",
+            _optimizer(config),
             format_bytes(state * _sharing(device)),
             format_bytes(device.memory),
             device.name,
@@ -183,7 +186,14 @@ def announce(config: PretrainConfig, data: PreparedDataset) -> None:
 def _state_bytes(config: PretrainConfig, data: PreparedDataset) -> int:
     """What weights, gradients and optimizer of one process take."""
     model = build_config(config.model, embedding_rows(data.card["tokenizer"]["vocab_size"]))
-    return count_parameters(model) * _STATE_BYTES
+    spared = count_hidden(model) if config.training.optim == "muon" else 0
+    return count_parameters(model) * _STATE_BYTES - spared * _SPARED_BYTES
+
+
+def _optimizer(config: PretrainConfig) -> str:
+    """The optimizer whose state `_state_bytes` counts."""
+    name = str(getattr(config.training.optim, "value", config.training.optim))
+    return "Muon" if name == "muon" else "AdamW" if name.startswith("adamw_torch") else f"{name}, counted as AdamW"
 
 
 def _sharing(device: Device) -> int:
@@ -222,7 +232,7 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     rows = {
         "device": f"{device}, {precision}{processes}",
         "model": f"{config.model.preset}: {parameters:,} parameters at {vocabulary:,} vocabulary entries",
-        "memory": f"{format_bytes(state)} for weights, gradients and AdamW, activations apart{room}",
+        "memory": f"{format_bytes(state)} for weights, gradients and {_optimizer(config)}, activations apart{room}",
         "attention": attention.line,
         "data": f"documents: {documents}; {train['tokens']:,} training tokens in {train['rows']:,} rows of {data.block_size}",
         "steps": f"{steps:,} of {step_rows * data.block_size:,} tokens ({step_rows} rows)",

@@ -37,7 +37,7 @@ ORDER: list[set[str]] = [
     *folder("configs", "data generation model tokenizer training checkpoint lora", "run"),
     {"parsing"},
     *folder("runtime", "devices", "launch", "precision", "logs", "versions", "run_folder", "trackers", "commands"),
-    {"segments"},
+    {"cross_entropy", "muon", "segments"},
     {"tokenization", "metrics", "losses", "attention", "optimizers"},
     {"models"},
     *folder("data", "sources", "cleaning", "dedup", "splits", "packing", "rows", "prepare", "sampler", "collate"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import numpy as np
 import pytest
 import torch
-from helpers import awkward_documents, packed_rows, separate_sums, tiny_model
+from helpers import awkward_documents, forge_trainer, packed_rows, separate_sums, tiny_model
+from tensor_watch import Tensors
+from torch._dynamo.backends.debugging import aot_eager
 from transformers import DataCollatorForLanguageModeling
 
 from llmforge.data.collate import PackedCollator
@@ -70,6 +73,7 @@ def test_a_document_never_sees_its_neighbours_in_training_mode(preset, tokenizer
         start = int(rows[0]["segment_lengths"][0])
         assert start == 21  # best fit places the longer document first
         torch.manual_seed(1)
+        del batch["labels"]  # with them there is a loss and there are no logits
         logits.append(model(**batch).logits[0])
     assert torch.equal(logits[0][:21], logits[1][:21])
     assert not torch.equal(logits[0][21:31], logits[1][21:31])
@@ -180,3 +184,296 @@ def test_generation_is_stock(preset, tokenizer):
     ours = model.generate(given, **settings)
     del model.forward
     assert torch.equal(ours, model.generate(given, **settings))
+
+
+# --- the lean loss -----------------------------------------------------------------------------------
+
+#: A gradient's distance from stock's over its own length, fp32 sums in another order. Seen: 6.5e-7.
+GRADIENT_ROUNDING = 5e-6
+
+
+def twins(preset, tokenizer, **changes):
+    """The same model twice, in training mode: with the lean loss and with stock's."""
+    model = tiny_model(preset, tokenizer, **changes).train()
+    twin = copy.deepcopy(model)
+    return install_losses(model, lean=True), install_losses(twin, lean=False)
+
+
+def untied(model):
+    """`model` with an output head of its own, GPT-2's is tied, or tied, GPT-NeoX's is not."""
+    model.config.tie_word_embeddings = not model.config.tie_word_embeddings
+    head = model.get_output_embeddings()
+    embeddings = model.get_input_embeddings().weight
+    head.weight = embeddings if model.config.tie_word_embeddings else torch.nn.Parameter(head.weight.detach().clone() * 1.1)
+    return model
+
+
+def gradients(model, batch, seed=0, **changes):
+    """Loss and the gradient of every parameter."""
+    torch.manual_seed(seed)
+    model.zero_grad()
+    output = model(**batch, **changes)
+    output.loss.backward()
+    return output, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def distance(ours, theirs):
+    """The largest over all parameters; key biases have no gradient but rounding, and are measured by the whole model's."""
+    whole = torch.stack([grad.norm() for grad in theirs.values()]).norm()
+    assert ours.keys() == theirs.keys()
+    return max(float((ours[name] - grad).norm() / max(grad.norm(), 1e-3 * whole)) for name, grad in theirs.items())
+
+
+@pytest.mark.parametrize("other_head", [False, True])
+@pytest.mark.parametrize("count", [None, 123, torch.tensor(123)])
+def test_the_lean_loss_is_stocks_with_stocks_gradients(preset, other_head, count, tokenizer, batch):
+    """With dropout, a document longer than a row, one of one token, and padding; tied heads and others."""
+    assert (batch["shift_labels"] == -100).any()
+    lean, stock = (untied(model) if other_head else model for model in twins(preset, tokenizer, dropout=True))
+    (ours, our_grads), (theirs, their_grads) = (gradients(model, batch, num_items_in_batch=count) for model in (lean, stock))
+    assert ours.logits is None
+    assert theirs.logits is not None
+    assert ours.loss.dtype == theirs.loss.dtype == torch.float32
+    assert ours.loss.item() == pytest.approx(theirs.loss.item(), rel=1e-6)
+    assert distance(our_grads, their_grads) < GRADIENT_ROUNDING
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.01), (torch.float16, 0.002)])
+def test_in_half_precision_it_is_as_near_to_fp32_as_stock(preset, dtype, bound, tokenizer, batch):
+    lean, stock = twins(preset, tokenizer)
+    _, true = gradients(stock, batch, num_items_in_batch=1)
+    with torch.autocast("cpu", dtype=dtype):
+        (ours, our_grads), (theirs, their_grads) = (gradients(model, batch, num_items_in_batch=1) for model in (lean, stock))
+    assert ours.loss.item() == pytest.approx(theirs.loss.item(), rel=bound)
+    assert distance(our_grads, true) < 1.2 * distance(their_grads, true)
+    head = lean.get_output_embeddings().weight
+    name = next(name for name, parameter in lean.named_parameters() if parameter is head)
+    assert float((our_grads[name] - true[name]).norm() / true[name].norm()) < 10 * bound
+
+
+def test_a_model_in_half_precision_itself_trains_too(preset, tokenizer, batch):
+    lean, stock = (model.to(torch.bfloat16) for model in twins(preset, tokenizer))
+    (ours, our_grads), (_, their_grads) = (gradients(model, batch, num_items_in_batch=100) for model in (lean, stock))
+    assert ours.loss.dtype == torch.float32
+    assert {grad.dtype for grad in our_grads.values()} == {torch.bfloat16}
+    assert distance(our_grads, their_grads) < 0.05
+
+
+def test_logits_of_a_training_step_never_exist(preset, tokenizer, batch):
+    """Nor does anything else of their size; the tokenizer's 400 are over twelve times the width."""
+    lean, stock = twins(preset, tokenizer)
+    batch = {name: torch.cat([tensor] * 4) for name, tensor in batch.items()}
+    logits = batch["input_ids"].numel() * lean.config.vocab_size
+    assert batch["input_ids"].numel() > 512
+    for model, expected in ((lean, False), (stock, True)):
+        with Tensors() as seen:
+            model(**batch).loss.backward()
+        assert (seen.largest >= logits) is expected
+
+
+def test_a_blank_micro_batch_adds_nothing(preset, tokenizer, batch):
+    """It fills up the last step of an epoch; 0 targets of the step's 50 are 0, and not 0 / 0."""
+    lean, _ = twins(preset, tokenizer)
+    blank = batch | {name: torch.full_like(batch[name], -100) for name in ("labels", "shift_labels")}
+    output, grads = gradients(lean, blank, num_items_in_batch=torch.tensor(50))
+    assert output.loss.item() == 0
+    assert not any(grad.any() for grad in grads.values())
+
+
+def test_micro_batches_add_up_to_the_whole(preset, tokenizer, batch):
+    lean, _ = twins(preset, tokenizer)
+    count = (batch["shift_labels"] != -100).sum()
+    whole, expected = gradients(lean, batch, num_items_in_batch=count)
+    lean.zero_grad()
+    rows = range(len(batch["input_ids"]))
+    losses = [lean(**{name: tensor[row : row + 1] for name, tensor in batch.items()}, num_items_in_batch=count) for row in rows]
+    sum(output.loss for output in losses).backward()
+    assert sum(output.loss.item() for output in losses) == pytest.approx(whole.loss.item(), rel=1e-6)
+    assert distance({name: parameter.grad for name, parameter in lean.named_parameters()}, expected) < GRADIENT_ROUNDING
+
+
+def test_activation_checkpointing_does_not_change_a_bit(preset, tokenizer, batch):
+    lean, _ = twins(preset, tokenizer, dropout=True)
+    _, expected = gradients(lean, batch)
+    lean.activation_checkpointing_enable()
+    _, grads = gradients(lean, batch)
+    assert all(torch.equal(grad, expected[name]) for name, grad in grads.items())
+
+
+@pytest.mark.parametrize("preset", ["gpt2-10m", pytest.param("neox-10m", marks=pytest.mark.slow)], indirect=True)
+def test_a_compiled_model_has_the_lean_loss_too(preset, tokenizer, batch):
+    """One block, because compilation takes seconds; the loss is outside the compiled part, the model inside."""
+    lean, _ = twins(preset, tokenizer)
+    blocks = next(module for module in lean.base_model.children() if isinstance(module, torch.nn.ModuleList))
+    del blocks[1:]
+    expected_output, expected = gradients(lean, batch, num_items_in_batch=torch.tensor(100))
+    lean.zero_grad()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    torch.compiler.reset()
+    output = torch.compile(lean, backend=backend)(**batch, num_items_in_batch=torch.tensor(100))
+    output.loss.backward()
+    torch.compiler.reset()
+    assert output.logits is None
+    assert any("scaled_dot_product" in graph.code for graph in graphs)
+    assert not any("log_softmax" in graph.code for graph in graphs)
+    assert output.loss.item() == pytest.approx(expected_output.loss.item(), rel=1e-6)
+    assert distance({name: parameter.grad for name, parameter in lean.named_parameters()}, expected) < GRADIENT_ROUNDING
+
+
+class OwnLinear(torch.nn.Linear):
+    """Stands for a quantized or otherwise changed layer."""
+
+
+def _biased(model):
+    model.lm_head.bias = torch.nn.Parameter(torch.ones(model.config.vocab_size))
+
+
+def _hooked(model):
+    model.lm_head.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def _patched(model):
+    model.lm_head.forward = lambda hidden: 2 * torch.nn.functional.linear(hidden, model.lm_head.weight)
+
+
+def _wrapped(model):
+    model.lm_head = torch.nn.Sequential(model.lm_head)
+
+
+def _changed(model):
+    model.lm_head.__class__ = OwnLinear
+
+
+def _subclassed(model):
+    stock = type(model)
+
+    class Own(stock):
+        def forward(self, *args, **kwargs):
+            return stock.forward(self, *args, **kwargs)
+
+    model.__class__ = Own
+
+
+def _another_loss(model):
+    model.loss_function = lambda logits, labels, **kwargs: logits.sum()
+
+
+@pytest.mark.parametrize("change", [_biased, _hooked, _patched, _wrapped, _changed, _subclassed, _another_loss])
+def test_a_head_or_loss_that_is_not_plain_keeps_the_stock_path(preset, change, tokenizer, batch):
+    lean, stock = twins(preset, tokenizer)
+    for model in (lean, stock):
+        change(model)
+    ours, theirs = lean(**batch), stock(**batch)
+    assert torch.equal(ours.logits, theirs.logits)
+    assert torch.equal(ours.loss, theirs.loss)
+
+
+def test_a_head_that_is_not_plain_is_said_at_once(tokenizer, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
+    model = tiny_model("gpt2-10m", tokenizer)
+    install_losses(model)
+    assert not caplog.records
+    _hooked(model)
+    install_losses(model, lean=False)
+    assert not caplog.records
+    install_losses(model)
+    assert "stock loss" in caplog.text
+
+
+@pytest.mark.parametrize("asked", [{"logits_to_keep": 3}, {"return_dict": False}, {"labels": None}])
+def test_who_asks_for_more_than_the_loss_gets_what_stock_gives(preset, asked, tokenizer, batch):
+    """Without labels, too: so Trainer calls when it smooths labels, or has a loss function of the user's."""
+    lean, stock = twins(preset, tokenizer)
+    shift = {"shift_labels": batch["shift_labels"][:, -3:].contiguous()} if "logits_to_keep" in asked else {}
+    ours, theirs = (model(**batch | asked | shift) for model in (lean, stock))
+    assert type(ours) is type(theirs)
+    assert torch.equal(ours[0], theirs[0])
+    if "labels" not in asked:
+        assert torch.equal(ours[1], theirs[1])
+
+
+def test_evaluation_mode_and_switching_it_off_give_logits(preset, tokenizer, batch):
+    lean, _ = twins(preset, tokenizer)
+    assert lean.lean_loss
+    assert lean(**batch).logits is None
+    assert lean.eval()(**batch).logits is not None
+    lean.train().lean_loss = False
+    assert lean(**batch).logits is not None
+    assert install_losses(lean)(**batch).logits is None
+
+
+def test_hidden_states_and_attentions_are_served(preset, tokenizer, batch):
+    lean, stock = twins(preset, tokenizer)
+    for model in (lean, stock):
+        model.set_attn_implementation("eager")
+    ours, theirs = (model(**batch, output_hidden_states=True, output_attentions=True) for model in (lean, stock))
+    assert ours.logits is None
+    for name in ("hidden_states", "attentions"):
+        assert len(ours[name]) == len(theirs[name]) >= 2
+        assert all(torch.equal(one, other) for one, other in zip(ours[name], theirs[name], strict=True))
+
+
+def test_a_frozen_head_gets_no_gradient_and_what_is_trained_gets_stocks(preset, tokenizer, batch):
+    """As with LoRA, whose adapters are inside the blocks."""
+    found = []
+    for model in twins(preset, tokenizer):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("attn.c_attn" in name or "query_key_value" in name)
+        weight = model.get_output_embeddings().weight
+        with Tensors() as seen:
+            output = model(**batch)
+        output.loss.backward()
+        made = [call for call in seen.calls if call.shape == weight.shape and call.name in ("zeros_like", "mm", "addmm_")]
+        grads = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+        found.append((output.logits is None, weight.grad, made, grads))
+    (lean, grad, made, ours), (stock_lean, _, _, theirs) = found
+    assert (lean, stock_lean) == (True, False)
+    assert grad is None
+    assert made == []
+    assert len(ours) == 4
+    assert distance(ours, theirs) < GRADIENT_ROUNDING
+
+
+def test_trainer_trains_the_same_model_with_and_without_it(preset, tokenizer, documents, tmp_path):
+    """Five steps of three micro-batches, the last with a blank one. AdamW's epsilon as in test_same_training.py."""
+    rows = packed_rows(documents, tokenizer)
+    settings = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3, "max_steps": 5, "learning_rate": 1e-2}
+    ended = {}
+    for lean in (True, False):
+        model = tiny_model(preset, tokenizer)
+        trainer = forge_trainer(model, tokenizer, tmp_path, rows, lean_loss=lean, adam_epsilon=1e-4, **settings)
+        assert model.lean_loss is lean
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        ended[lean] = losses, model.state_dict()
+    assert ended[True][0] == pytest.approx(ended[False][0], rel=2e-6)
+    assert ended[True][0][-1] < ended[True][0][0] - 0.3
+    for name, weight in ended[True][1].items():
+        assert torch.allclose(weight, ended[False][1][name], rtol=0, atol=2e-6), name
+
+
+def test_label_smoothing_and_a_loss_of_the_users_own_get_logits(tokenizer, documents, tmp_path):
+    """Trainer makes those losses itself, out of logits."""
+    rows = packed_rows(documents, tokenizer)
+    losses = []
+    for lean in (True, False):
+        model = tiny_model("gpt2-10m", tokenizer)
+        trainer = forge_trainer(model, tokenizer, tmp_path, rows, lean_loss=lean, label_smoothing_factor=0.1, max_steps=1)
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[0] == losses[1] > 0
+    seen = []
+
+    def own(outputs, labels, num_items_in_batch=None):
+        seen.append(outputs.logits.shape)
+        return outputs.logits.square().mean()
+
+    trainer = forge_trainer(tiny_model("gpt2-10m", tokenizer), tokenizer, tmp_path, rows, max_steps=1)
+    trainer.compute_loss_func = own
+    trainer.train()
+    assert len(seen) == 1

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from llmforge import pretrain, run
 from llmforge.runtime.commands import run_command
@@ -40,6 +41,37 @@ def test_a_run_says_device_memory_and_precision(corpus, capsys):
         assert re.search(r"^memory +1 MiB for weights, gradients and AdamW", text, re.MULTILINE)
         assert re.search(r"^attention +documents isolated by causal attention per document \(sdpa\) *$", text, re.MULTILINE)
     assert warnings(told.out + told.err + log) == []
+
+
+@pytest.mark.parametrize(
+    ("optim", "told"),
+    [("adamw_torch", "30 MiB for weights, gradients and AdamW,"), ("muon", "24 MiB for weights, gradients and Muon,")]
+    + [("sgd", "30 MiB for weights, gradients and sgd, counted as AdamW,")],
+)
+def test_muon_is_counted_with_one_buffer_for_its_matrices(optim, told, corpus, capsys, tokenizer, tmp_path):
+    """Against the state that an optimizer really has after a step."""
+    from llmforge.configs.model import ModelArguments
+    from llmforge.configs.training import ForgeTrainingArguments
+    from llmforge.models import build_model
+    from llmforge.optimizers import build_optimizer
+
+    wide = [*FLAGS, "--n_embd", "256", "--optim", optim, "--corpus", str(corpus), "--dry_run"]
+    with pytest.raises(SystemExit):
+        run_command(pretrain.main, wide)
+    assert told in " ".join(capsys.readouterr().out.split())
+    if optim == "sgd":
+        return
+    model = build_model(ModelArguments(preset="gpt2-10m", n_layer=2, n_embd=256, n_head=2), tokenizer)
+    if optim == "muon":
+        optimizer = build_optimizer(model, ForgeTrainingArguments(output_dir=str(tmp_path), optim=optim))
+    else:
+        optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    tensors = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
+    size = sum(4 * tensor.numel() for tensor in (*tensors, *model.parameters(), *model.parameters()))
+    assert told.startswith(f"{size / 2**20:.0f} MiB")
 
 
 def test_memory_that_is_short_is_a_warning_with_a_remedy(corpus, capsys, device):

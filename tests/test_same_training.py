@@ -290,6 +290,13 @@ def test_accumulation_is_the_same_training(size, accumulation, preset, documents
     assert_same_within_rounding(run, plain)
 
 
+def test_the_stock_loss_is_the_same_training(preset, documents, plain, tmp_path):
+    """Without the lean loss, which every other run here has; so do two processes with it what stock does on one."""
+    run = train(tmp_path, arguments(preset, documents, False, **STEADY, lean_loss=False))
+    assert [each.record()["config"]["training"]["lean_loss"] for each in (run, plain)] == [False, True]
+    assert_same_within_rounding(run, plain)
+
+
 def test_two_processes_are_the_same_training_as_one(two, plain):
     assert two.order() == plain.order()
     assert_same_within_rounding(two, plain)

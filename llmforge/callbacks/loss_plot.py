@@ -110,13 +110,16 @@ def _draw(picture: _Picture, train: Points, validation: Points, path: Path) -> P
 
 
 def _mark_best(axes: Any, steps: list[int], values: list[float]) -> None:
+    axes.margins(y=0.12)  # the lowest point has its label beneath it, away from the curve that comes down to it
     best = min(range(len(values)), key=lambda i: values[i] if math.isfinite(values[i]) else math.inf)
     axes.annotate(
         f"best {values[best]:,.3f}",
         (steps[best], values[best]),
-        xytext=(0, 12),
+        xytext=(0, -9),
         textcoords="offset points",
         ha="right" if best and best == len(values) - 1 else "center",
+        va="top",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
         color=_BEST,
         fontweight="bold",
     )

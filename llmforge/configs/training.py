@@ -6,22 +6,29 @@ module of `llmforge.configs` does.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 
 from llmforge.errors import ConfigError
 
 #: What an evaluation measures, and whether more of it is better.
 EVALUATION_METRICS = {"loss": False, "perplexity": False, "bits_per_byte": False, "accuracy": True}
+
+#: Ours and Trainer's own.
+OPTIMIZERS = ("muon", *(name.value for name in OptimizerNames))
+#: Learning rate of the AdamW part of Muon, as a share of --learning_rate.
+MUON_ADAMW_SHARE = 0.5
 
 _deferring: ContextVar[bool] = ContextVar("deferring", default=False)
 
@@ -44,9 +51,12 @@ def deferred_process_group() -> Iterator[None]:
 class ForgeTrainingArguments(TrainingArguments):
     """Every field of `transformers.TrainingArguments`; only these differ.
 
-    New: `precision` (auto, fp32, bf16 or fp16; it owns `bf16` and `fp16`),
-    `packed_attention` (auto, varlen, segments or mask: how packed documents are kept apart) and
-    `min_lr_ratio` (the floor of the cosine, as a share of the learning rate).
+    New: `precision` (auto, fp32, bf16 or fp16; it owns `bf16` and `fp16`), `packed_attention` (auto,
+    varlen, segments or mask: how packed documents are kept apart), `lean_loss` (head and cross
+    entropy in chunks, the logits never held whole), `min_lr_ratio` (the floor of the cosine and of
+    warmup_stable_decay, as a share of the learning rate), `decay_ratio` (the decay of
+    warmup_stable_decay, as a share of all steps) and `muon_adamw_lr` (the learning rate of what Muon
+    leaves to AdamW). The optimizer may also be muon.
 
     Other defaults:
 
@@ -59,6 +69,8 @@ class ForgeTrainingArguments(TrainingArguments):
     - correctness: `logging_nan_inf_filter` off (it hides NaN), `remove_unused_columns` off
       (packed rows are made by the collator), `restore_callback_states_from_checkpoint` on,
       `ddp_find_unused_parameters` off, `use_cpu` where there is no accelerator
+    - speed, on an accelerator: batches are copied without waiting (`accelerator_config`), `tf32` on with bf16;
+      torch.compile goes block by block
 
     Raises:
         ConfigError: Contradictory precision, or best-model keeping without evaluation.
@@ -79,9 +91,25 @@ class ForgeTrainingArguments(TrainingArguments):
         },
     )
     min_lr_ratio: float = field(
-        default=0.1, metadata={"help": "Where the cosine ends, as a share of --learning_rate (cosine_with_min_lr)."}
+        default=0.1, metadata={"help": "Where cosine_with_min_lr and warmup_stable_decay end, as a share of --learning_rate."}
+    )
+    lean_loss: bool = field(
+        default=True,
+        metadata={"help": "Make the loss chunk by chunk: the same loss and gradients in less memory and time."},
     )
 
+    decay_ratio: float = field(default=0.2, metadata={"help": "The decay of warmup_stable_decay, as a share of all steps."})
+    muon_adamw_lr: float | None = field(
+        default=None,
+        metadata={
+            "help": "The learning rate of what Muon leaves to AdamW (embeddings, output head, norms, biases); by default "
+            f"{MUON_ADAMW_SHARE:g} of --learning_rate."
+        },
+    )
+
+    optim: str = field(  # type: ignore[assignment]
+        default="adamw_torch_fused", metadata={"help": "The optimizer: muon, or any of Trainer's own names."}
+    )
     learning_rate: float = field(default=5e-4, metadata={"help": "The highest learning rate, reached after warm-up."})
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's beta2."})
     weight_decay: float = field(default=0.1, metadata={"help": "AdamW's weight decay, on 2-D weights only."})
@@ -129,13 +157,11 @@ class ForgeTrainingArguments(TrainingArguments):
         if self.greater_is_better is None and best in EVALUATION_METRICS:  # type: ignore[has-type]
             # Stock goes by the name: whatever does not end in "loss" is better when it is greater.
             self.greater_is_better = EVALUATION_METRICS[best]
-        if self.lr_scheduler_type == "cosine_with_min_lr" and not self.lr_scheduler_kwargs:  # type: ignore[has-type]
-            self.lr_scheduler_kwargs = {"min_lr_rate": self.min_lr_ratio}
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"--{name} {getattr(self, name)} is too small.", "Give a whole number of at least 1.")
-        for name in ("learning_rate", "max_grad_norm", "weight_decay", "adam_epsilon", "seed"):
-            if not getattr(self, name) >= 0:
+        for name in ("learning_rate", "muon_adamw_lr", "max_grad_norm", "weight_decay", "adam_epsilon", "seed"):
+            if not (getattr(self, name) or 0) >= 0:
                 raise ConfigError(f"--{name} {getattr(self, name)} is negative.", "Give 0 or more.")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
@@ -145,6 +171,8 @@ class ForgeTrainingArguments(TrainingArguments):
             raise ConfigError(f"--{name} {getattr(self, name)} trains nothing.", "Give more than 0.")
         if not 0 <= self.min_lr_ratio <= 1:
             raise ConfigError(f"--min_lr_ratio {self.min_lr_ratio} is no share.", "Give a number from 0 to 1.")
+        if not 0 <= self.decay_ratio <= 1:
+            raise ConfigError(f"--decay_ratio {self.decay_ratio} is no share.", "Give a number from 0 to 1.")
         if self.auto_find_batch_size:
             raise ConfigError(
                 "--auto_find_batch_size would change the rows of a step, and with it the training.",
@@ -164,8 +192,48 @@ class ForgeTrainingArguments(TrainingArguments):
         told = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t")
         if told or not torch.accelerator.is_available():
             self.use_cpu = True
+        elif self.accelerator_config is None and not self.use_cpu:  # type: ignore[has-type]
+            # From pinned memory a batch is copied while the device still computes.
+            self.accelerator_config = {"non_blocking": True}
         self._deferred = _deferring.get()
+        chosen = self._optimizer_name()
+        self.optim = OptimizerNames.ADAMW_TORCH_FUSED if chosen == "muon" else chosen  # stock refuses names it does not know
         super().__post_init__()
+        if chosen == "muon":
+            self.optim = chosen
+        self.lr_scheduler_kwargs = self._schedule_settings()
+
+    def _optimizer_name(self) -> str:
+        name = str(getattr(self.optim, "value", self.optim))
+        if name not in OPTIMIZERS:
+            close = difflib.get_close_matches(name, OPTIMIZERS, n=1, cutoff=0.4)
+            raise ConfigError(
+                f"--optim {name} is no optimizer.", f"Did you mean {close[0]}?" if close else f"Known: {', '.join(OPTIMIZERS)}."
+            )
+        return name
+
+    def _schedule_settings(self) -> Any:
+        """What the schedule takes besides its length: the floor, and the user's own ``--lr_scheduler_kwargs``, which win."""
+        given: Any = self.lr_scheduler_kwargs or {}
+        name = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
+        if name == "cosine_with_min_lr" and not {"min_lr", "min_lr_rate"} & set(given):
+            return {"min_lr_rate": self.min_lr_ratio, **given}
+        if name == "warmup_stable_decay":
+            return {"min_lr_ratio": self.min_lr_ratio, "decay_type": "1-sqrt", **given}
+        return self.lr_scheduler_kwargs
+
+    def schedule_settings(self, steps: int) -> Any:
+        """The keyword arguments of ``--lr_scheduler_type`` for a training of so many optimizer steps.
+
+        Those of `lr_scheduler_kwargs`; for warmup_stable_decay also the length of the decay, which is
+        `decay_ratio` of all steps and at most what the warm-up leaves.
+        """
+        given: Any = self.lr_scheduler_kwargs
+        if self.lr_scheduler_type != SchedulerType.WARMUP_STABLE_DECAY or "num_decay_steps" in given:
+            return given
+        left = max(steps - self.get_warmup_steps(steps), 0)
+        decay = left - given["num_stable_steps"] if "num_stable_steps" in given else round(self.decay_ratio * steps)
+        return given | {"num_decay_steps": min(max(decay, 0), left)}
 
     def _keep_best(self, evaluates: bool, saves: bool) -> None:
         """Keep the best checkpoint where there are evaluations to judge by and every one judged can be saved."""

@@ -50,7 +50,14 @@ def apply_precision(args: ForgeTrainingArguments) -> str:
     Raises:
         ConfigError: As `choose_precision`.
     """
-    chosen = choose_precision(args.precision, launcher_precision(), probe_device(args.use_cpu))
+    device = probe_device(args.use_cpu)
+    chosen = choose_precision(args.precision, launcher_precision(), device)
     args.fp16, args.bf16 = chosen == "fp16", chosen == "bf16"
     args.mixed_precision = "no" if chosen == "fp32" else chosen
+    if chosen == "bf16" and device.kind == "cuda" and args.tf32 is None:
+        # What autocast leaves in fp32 is in good company; fp32 that was asked for stays fp32.
+        from transformers.utils.import_utils import enable_tf32
+
+        args.tf32 = True
+        enable_tf32(True)
     return chosen
