@@ -259,10 +259,11 @@ def test_segments_that_do_not_fit_the_call_are_left_out(preset, tokenizer, batch
         assert torch.equal(alone, model(**inputs).logits)
         expected = separate(model, batch)[: 2 * 32]
         assert torch.allclose(alone.flatten(0, 1), expected, atol=ROUNDING, rtol=ROUNDING)
-        mask = torch.ones_like(batch["input_ids"][:2])
-        few = PackedCollator()([{"input_ids": np.arange(4), "segment_lengths": [4], "segment_targets": [0]}])["segments"]
-        masked = model(**inputs, attention_mask=mask, segments=few).logits
-        assert torch.equal(masked, model(**inputs, attention_mask=mask).logits)
+        packed = {name: batch[name] for name in ("input_ids", "position_ids")} | {"use_cache": False}
+        packed["attention_mask"] = torch.ones_like(batch["input_ids"])
+        masked = model(**packed, segments=batch["segments"]).logits
+        assert torch.equal(masked, model(**packed).logits)
+        assert not torch.allclose(masked, model(**batch).logits, atol=0.1)
 
 
 def test_nothing_of_it_is_saved(preset, tokenizer, tmp_path):
@@ -361,14 +362,14 @@ def test_the_variable_length_kernel_gets_what_it_needs(preset, tokenizer, batch,
         return plain_varlen(query, key, value, cumulative, longest, scale)
 
     monkeypatch.setattr(attention, "varlen_kernel", kernel)
-    model = with_way(tiny_model(preset, tokenizer), "varlen").eval()
+    model, plain = (with_way(tiny_model(preset, tokenizer), way).eval() for way in ("varlen", "segments"))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         ours = model(**batch).logits
         assert set(calls) == {(torch.bfloat16, torch.int32, 32, int)}
-        theirs = with_way(model, "segments")(**batch).logits
+        theirs = plain(**batch).logits
     assert float((ours - theirs).abs().max()) < 0.1 * float(theirs.abs().max())
     calls.clear()
-    with_way(tiny_model(preset, tokenizer, dropout=True), "varlen").train()(**batch)  # fp32, and dropout
+    model(**batch)  # in fp32
     with torch.autocast("cpu", torch.bfloat16):
         with_way(tiny_model(preset, tokenizer, dropout=True), "varlen").train()(**batch)
     assert calls == []
