@@ -152,7 +152,13 @@ def test_plain_trainer_goes_on_from_such_a_checkpoint(tokenizer, rows, tmp_path)
 
     from llmforge.data.collate import PackedCollator
 
-    settings = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6, "per_device_train_batch_size": 4, "learning_rate": 1e-2}
+    settings = {
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "max_steps": 6,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-2,
+    }
     ours = trained("neox-10m", tokenizer, rows, tmp_path, steps=6, dropout=False, **settings)
     model = tiny_model("neox-10m", tokenizer, seed=1)
     args = muon_args(tmp_path / "plain", **settings)
