@@ -311,7 +311,7 @@ def test_a_compiled_model_has_the_lean_loss_too(preset, tokenizer, batch):
     graphs = []
 
     def backend(graph, inputs):
-        graphs.append(graph)
+        graphs.append(graph.print_readable(print_output=False))
         return aot_eager(graph, inputs)
 
     torch.compiler.reset()
@@ -319,8 +319,8 @@ def test_a_compiled_model_has_the_lean_loss_too(preset, tokenizer, batch):
     output.loss.backward()
     torch.compiler.reset()
     assert output.logits is None
-    assert any("scaled_dot_product" in graph.code for graph in graphs)
-    assert not any("log_softmax" in graph.code for graph in graphs)
+    assert any("scaled_dot_product" in graph for graph in graphs)
+    assert not any("log_softmax" in graph for graph in graphs)
     assert output.loss.item() == pytest.approx(expected_output.loss.item(), rel=1e-6)
     assert distance({name: parameter.grad for name, parameter in lean.named_parameters()}, expected) < GRADIENT_ROUNDING
 
