@@ -5,9 +5,9 @@ Muon is ours; every other name is Trainer's own, and is made by it.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,7 @@ def making(args: ForgeTrainingArguments) -> Iterator[None]:
     for start, classes in _IN_STATE.items():
         if name.startswith(start):
             places = [path.rpartition(".") for path in classes]
-            torch.serialization.add_safe_globals([getattr(importlib.import_module(place), own) for place, _, own in places])
+            torch.serialization.add_safe_globals([getattr(sys.modules[place], own) for place, _, own in places])
     if name.endswith("layerwise") or "lomo" in name:
         logger.warning(
             "--optim %s applies each gradient as soon as it is there: it is not clipped, a gradient that is not finite is "

@@ -152,6 +152,9 @@ def _refuse_drift(run: RunFolder, config: PretrainConfig, data: PreparedDataset)
                 f"{run.path} has --{name} {before.get(name)}, not {getattr(args, name)}: its rows would come in another order.",
                 "Resume with the same one.",
             )
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    if before.get("optim", optimizer) != optimizer:
+        raise ConfigError(f"{run.path} has --optim {before['optim']}, not {optimizer}.", "Resume with the same optimizer.")
     step_rows = before["per_device_train_batch_size"] * before["gradient_accumulation_steps"] * record["processes"]
     if step_rows != plan_steps(args, 1)[0]:
         raise ConfigError(

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers import awkward_documents, forge_trainer, packed_rows, tiny_model, training_args
 
 from llmforge import muon, optimizers, pretrain
-from llmforge.configs.training import MUON_ADAMW_SHARE, OPTIMIZERS
+from llmforge.configs.training import MUON_ADAMW_SHARE, OPTIMIZERS, ForgeTrainingArguments
 from llmforge.errors import ConfigError
 from llmforge.models import count_hidden, count_parameters
 from llmforge.muon import Muon
@@ -220,11 +221,12 @@ def command(*words: str) -> int:
 
 
 def test_the_command_line_takes_it_and_prints_it(corpus, capsys):
-    with pytest.raises(SystemExit):
-        command("--corpus", str(corpus), "--optim", "muon", "--muon_adamw_lr", "1e-3", "--print_config")
-    told = capsys.readouterr().out
-    assert "optim: muon\n" in told
-    assert "muon_adamw_lr: 0.001\n" in told
+    for name in OPTIMIZERS:
+        with pytest.raises(SystemExit):
+            command("--corpus", str(corpus), "--optim", name, "--muon_adamw_lr", "1e-3", "--print_config")
+        told = yaml.safe_load(capsys.readouterr().out)
+        assert told.get("optim", ForgeTrainingArguments.optim) == name
+        assert told["muon_adamw_lr"] == 0.001
 
 
 @pytest.mark.parametrize(
@@ -256,6 +258,16 @@ def test_what_cannot_run_is_one_line_before_data_is_prepared(words, missing, tol
     assert not Path("run").exists()
 
 
+def test_a_run_is_not_gone_on_with_by_another_optimizer(corpus, capsys):
+    """Their states are not each other's."""
+    small = ["--num_hidden_layers", "1", "--hidden_size", "32", "--num_attention_heads", "2", "--vocab_size", "300"]
+    small += ["--block_size", "32", "--max_steps", "1", "--save_steps", "1", "--eval_strategy", "no", "--corpus", str(corpus)]
+    assert command(*small, "--optim", "muon") == 0
+    capsys.readouterr()
+    assert command(*small, "--optim", "adamw_torch", "--resume") == 2
+    assert "run has --optim muon, not adamw_torch" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", ["galore_adamw", "apollo_adamw"])
 def test_low_rank_optimizers_say_what_they_need(name, monkeypatch, tmp_path):
     monkeypatch.setattr(optimizers.importlib.util, "find_spec", lambda name: name)
@@ -268,7 +280,7 @@ def test_low_rank_optimizers_say_what_they_need(name, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
 def test_sharded_training_is_refused_for_muon_alone(variable, tmp_path, monkeypatch):
-    args, other = muon_args(tmp_path), training_args(tmp_path)
+    args, other = muon_args(tmp_path), training_args(tmp_path, optim="adamw_torch_fused")
     monkeypatch.setenv(variable, "true")
     with pytest.raises(ConfigError, match="--optim muon works on whole matrices"):
         check_optimizer(args)

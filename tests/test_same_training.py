@@ -65,7 +65,8 @@ SETTINGS = {
     "block_size": BLOCK,
     "split_ratios": "0.7,0.2,0.1",
     "num_train_epochs": 2,
-    "learning_rate": 1e-2,
+    "optim": "muon",
+    "learning_rate": 2e-2,
     "initializer_range": 0.2,
     "logging_steps": 1,
     "save_steps": 1,
@@ -379,6 +380,7 @@ def test_a_logged_mean_over_several_steps_spans_the_interruption(preset, documen
 STOPPING = {
     **batches(4, 2),
     "num_train_epochs": 8,
+    "optim": "adamw_torch_fused",
     "learning_rate": 0.5,
     "warmup_steps": 20,
     "lr_scheduler_type": "constant_with_warmup",
@@ -448,7 +450,7 @@ def test_a_run_that_was_moved_still_knows_its_best_model(preset, documents, tmp_
     """Resumed at its last step, with nothing more to save, under another name than it was trained."""
     settings = {**batches(4, 2), "eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
     # Far too high a learning rate, so that the last step is not the best.
-    settings |= {"learning_rate": 1.0, "lr_scheduler_type": "constant", "max_steps": 4}
+    settings |= {"learning_rate": 1.0, "lr_scheduler_type": "constant", "max_steps": 4, "optim": "adamw_torch_fused"}
     whole = train(tmp_path / "whole", arguments(preset, documents, True, **settings))
     assert ending(whole)[:3] == (4, "best", 2)
     moved = cut(whole, 4, tmp_path / "moved")
@@ -471,7 +473,9 @@ def trained(kind: type[Trainer], folder: Path, tokenizer, resume: str | None = N
         model = GPT2LMHeadModel(copy.deepcopy(model.config))
         model.load_state_dict(tiny_model("gpt2-10m", tokenizer).state_dict())
     rows = packed_rows(awkward_documents(tokenizer), tokenizer)
-    args = training_args(folder, **{"save_strategy": "steps", "per_device_train_batch_size": 4} | changes)
+    # An optimizer that plain Trainer has too.
+    common = {"save_strategy": "steps", "per_device_train_batch_size": 4, "optim": "adamw_torch_fused"}
+    args = training_args(folder, **common | changes)
     data = {"train_dataset": rows, "eval_dataset": rows, "data_collator": PackedCollator(), "processing_class": tokenizer}
     trainer = kind(model, args, callbacks=list(callbacks), **data)
     trainer.train(resume_from_checkpoint=resume and str(folder / resume))
@@ -538,7 +542,7 @@ def test_trap_stock_trains_gpt2_on_a_smaller_loss_than_the_models_own(kind, shar
     rows = [{"input_ids": list(range(20, 60))}]
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
     own = float(plain.eval()(**collator(rows)).loss)
-    args = training_args(tmp_path, max_steps=1, learning_rate=0.0)
+    args = training_args(tmp_path, max_steps=1, learning_rate=0.0, optim="adamw_torch_fused")
     trainer = kind(
         plain if kind is Trainer else model, args, train_dataset=rows, processing_class=tokenizer, data_collator=collator
     )

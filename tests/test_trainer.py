@@ -36,7 +36,8 @@ def stock_trainer(model, tokenizer, folder, **datasets):
     """transformers.Trainer on the same rows and collator, with a model that knows nothing of llmforge."""
     plain = type(model)(copy.deepcopy(model.config))
     plain.load_state_dict(model.state_dict())
-    args = training_args(folder, per_device_eval_batch_size=datasets.pop("per_device_eval_batch_size", 8))
+    batch = datasets.pop("per_device_eval_batch_size", 8)
+    args = training_args(folder, per_device_eval_batch_size=batch, optim="adamw_torch_fused")
     return Trainer(plain, args, processing_class=tokenizer, data_collator=PackedCollator(), **datasets)
 
 
@@ -381,7 +382,7 @@ def saved_checkpoint(preset, tokenizer, documents, folder, **changes):
 
 def test_a_checkpoint_is_a_stock_one_without_pickled_arguments(preset, tokenizer, documents, tmp_path):
     """from_pretrained and plain Trainer read it, every tensor of it."""
-    trainer, checkpoint = saved_checkpoint(preset, tokenizer, documents, tmp_path)
+    trainer, checkpoint = saved_checkpoint(preset, tokenizer, documents, tmp_path, optim="adamw_torch_fused")
     assert not (checkpoint / "training_args.bin").exists()
     assert json.loads((checkpoint / "trainer_state.json").read_text())["num_input_tokens_seen"] > 0
     loaded = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
@@ -655,6 +656,7 @@ def test_a_training_begun_again_counts_from_the_start(prepared, tmp_path):
 
 def test_a_checkpoint_of_plain_trainer_can_be_gone_on_with(prepared, tmp_path):
     rhythm = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4}
+    rhythm["optim"] = "adamw_torch_fused"  # plain Trainer has no Muon
     rows = prepared.rows("train")
     model = tiny_model("gpt2-10m", prepared.tokenizer)
     args = training_args(tmp_path, **rhythm)
