@@ -54,11 +54,11 @@ class ForgeTrainingArguments(TrainingArguments):
     New: `precision` (auto, fp32, bf16 or fp16; it owns `bf16` and `fp16`), `min_lr_ratio` (the
     floor of the cosine and of warmup_stable_decay, as a share of the learning rate), `decay_ratio`
     (the decay of warmup_stable_decay, as a share of all steps) and `muon_adamw_lr` (the learning
-    rate of what Muon leaves to AdamW). The optimizer may also be muon.
+    rate of what Muon leaves to AdamW).
 
     Other defaults:
 
-    - optimizer: `learning_rate` 5e-4, `adam_beta2` 0.95, `weight_decay` 0.1 (on 2-D
+    - optimizer: `optim` muon, `learning_rate` 4e-3, `adam_beta2` 0.95, `weight_decay` 0.1 (on 2-D
       weights only), `lr_scheduler_type` cosine_with_min_lr, `warmup_steps` 0.02 of all steps
     - evaluation: `eval_strategy` steps, `eval_on_start`, `load_best_model_at_end` where
       there is an evaluation, `metric_for_best_model` loss
@@ -93,9 +93,10 @@ class ForgeTrainingArguments(TrainingArguments):
     )
 
     optim: str = field(  # type: ignore[assignment]
-        default="adamw_torch_fused", metadata={"help": "The optimizer: muon, or any of Trainer's own names."}
+        default="muon", metadata={"help": "The optimizer: muon, or any of Trainer's own names."}
     )
-    learning_rate: float = field(default=5e-4, metadata={"help": "The highest learning rate, reached after warm-up."})
+    # Measured at small widths, where more is better still (docs/benchmarks.md); wider models take less.
+    learning_rate: float = field(default=4e-3, metadata={"help": "The highest learning rate, reached after warm-up."})
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's beta2."})
     weight_decay: float = field(default=0.1, metadata={"help": "AdamW's weight decay, on 2-D weights only."})
     lr_scheduler_type: SchedulerType | str = field(default="cosine_with_min_lr", metadata={"help": "A schedule of transformers."})
