@@ -100,7 +100,14 @@ def build_config(
     changes = args.overrides(preset.family) | args.overrides("both")
     ids: dict[str, Any] = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id", None) for role in ("bos", "eos", "pad")}
     if preset.family == "GPT-2":
-        shape = {"n_layer": preset.layers, "n_embd": preset.width, "n_head": preset.heads, "n_positions": preset.positions}
+        shape: dict[str, Any] = {
+            "n_layer": preset.layers,
+            "n_embd": preset.width,
+            "n_head": preset.heads,
+            "n_positions": preset.positions,
+        }
+        # transformers' default for GPT-2 is 0.1: worse where no row is seen twice (docs/benchmarks.md), and slower.
+        shape |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
         config_class: Any = transformers.GPT2Config
     else:
         shape = {

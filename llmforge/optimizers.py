@@ -158,7 +158,8 @@ def build_optimizer(model: PreTrainedModel, args: ForgeTrainingArguments) -> tor
     """
     check_optimizer(args)
     hidden, decayed = hidden_matrices(model), set(decayed_names(model))
-    rest_lr = MUON_ADAMW_SHARE * args.learning_rate if args.muon_adamw_lr is None else args.muon_adamw_lr
+    rate = args.choose_learning_rate(model.config.hidden_size)
+    rest_lr = MUON_ADAMW_SHARE * rate if args.muon_adamw_lr is None else args.muon_adamw_lr
     groups: dict[tuple[Any, ...], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():  # a tied one comes once
         if parameter.requires_grad:
@@ -168,7 +169,7 @@ def build_optimizer(model: PreTrainedModel, args: ForgeTrainingArguments) -> tor
         [
             {
                 "params": parameters,
-                "lr": rest_lr if kind == "adamw" else args.learning_rate,
+                "lr": rest_lr if kind == "adamw" else rate,
                 "weight_decay": 0.0 if undecayed else args.weight_decay,
                 "kind": kind,
                 "layout": layout,
@@ -176,7 +177,7 @@ def build_optimizer(model: PreTrainedModel, args: ForgeTrainingArguments) -> tor
             }
             for (_, undecayed, kind, layout, heads), parameters in sorted(groups.items(), key=lambda item: item[0])
         ],
-        lr=args.learning_rate,
+        lr=rate,
         weight_decay=args.weight_decay,
         betas=(args.adam_beta1, args.adam_beta2),
         eps=args.adam_epsilon,

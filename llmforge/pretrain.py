@@ -114,6 +114,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
         without_validation(config.training, config.run)
     check_block_size(sketch, config.data.block_size)
     apply_precision(config.training)
+    config.training.choose_learning_rate(sketch.hidden_size)
     resume = config.run.resume
     if resume is None:
         if named_folder:

@@ -46,6 +46,7 @@ class ForgeTrainer(Trainer):
 
     def __init__(self, model: PreTrainedModel, args: ForgeTrainingArguments, **kwargs: Any):
         apply_precision(args)
+        args.choose_learning_rate(model.config.hidden_size)
         tokenizer = kwargs["processing_class"]
         self._token_bytes = torch.from_numpy(from_pretrained_tokenizer(tokenizer).byte_lengths())
         missing = model.config.vocab_size - len(self._token_bytes)

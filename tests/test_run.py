@@ -38,7 +38,7 @@ def test_a_run_says_device_memory_and_precision(corpus, capsys):
     for text in (told.out, log):
         [line] = [line for line in text.splitlines() if line.startswith("device")]
         assert "GiB), fp32" in line
-        assert re.search(r"^memory +1 MiB for weights, gradients and AdamW", text, re.MULTILINE)
+        assert re.search(r"^memory +1 MiB for weights, gradients and Muon", text, re.MULTILINE)
         assert re.search(r"^attention +documents isolated by causal attention per document \(sdpa\) *$", text, re.MULTILINE)
     assert warnings(told.out + told.err + log) == []
 
@@ -79,7 +79,7 @@ def test_memory_that_is_short_is_a_warning_with_a_remedy(corpus, capsys, device)
     assert run_command(pretrain.main, [*FLAGS, "--corpus", str(corpus), "--output_dir", "run"]) == 0
     told = capsys.readouterr()
     [line] = warnings(told.err)
-    assert line.startswith("warning: memory is short: weights, gradients and AdamW take 1 MiB of the 1 MiB of Tiny Card")
+    assert line.startswith("warning: memory is short: weights, gradients and Muon take 1 MiB of the 1 MiB of Tiny Card")
     assert "smaller --preset" in line
     [logged] = warnings(Path("run/run.log").read_text())
     assert " WARNING memory is short" in logged

@@ -29,6 +29,8 @@ EVALUATION_METRICS = {"loss": False, "perplexity": False, "bits_per_byte": False
 OPTIMIZERS = ("muon", *(name.value for name in OptimizerNames))
 #: Learning rate of the AdamW part of Muon, as a share of --learning_rate.
 MUON_ADAMW_SHARE = 0.5
+#: Of every other optimizer, at every width.
+ADAMW_LEARNING_RATE = 5e-4
 
 _deferring: ContextVar[bool] = ContextVar("deferring", default=False)
 
@@ -56,11 +58,11 @@ class ForgeTrainingArguments(TrainingArguments):
     entropy in chunks, the logits never held whole), `min_lr_ratio` (the floor of the cosine and of
     warmup_stable_decay, as a share of the learning rate), `decay_ratio` (the decay of
     warmup_stable_decay, as a share of all steps) and `muon_adamw_lr` (the learning rate of what Muon
-    leaves to AdamW). The optimizer may also be muon.
+    leaves to AdamW).
 
     Other defaults:
 
-    - optimizer: `learning_rate` 5e-4, `adam_beta2` 0.95, `weight_decay` 0.1 (on 2-D
+    - optimizer: `optim` muon, `learning_rate` by width (`choose_learning_rate`), `adam_beta2` 0.95, `weight_decay` 0.1 (on 2-D
       weights only), `lr_scheduler_type` cosine_with_min_lr, `warmup_steps` 0.02 of all steps
     - evaluation: `eval_strategy` steps, `eval_on_start`, `load_best_model_at_end` where
       there is an evaluation, `metric_for_best_model` loss
@@ -108,9 +110,15 @@ class ForgeTrainingArguments(TrainingArguments):
     )
 
     optim: str = field(  # type: ignore[assignment]
-        default="adamw_torch_fused", metadata={"help": "The optimizer: muon, or any of Trainer's own names."}
+        default="muon", metadata={"help": "The optimizer: muon, or any of Trainer's own names."}
     )
-    learning_rate: float = field(default=5e-4, metadata={"help": "The highest learning rate, reached after warm-up."})
+    learning_rate: float | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "The highest learning rate, reached after warm-up; by default 0.1 / sqrt(width of the model) "
+            f"with muon, {ADAMW_LEARNING_RATE:g} with others."
+        },
+    )
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's beta2."})
     weight_decay: float = field(default=0.1, metadata={"help": "AdamW's weight decay, on 2-D weights only."})
     lr_scheduler_type: SchedulerType | str = field(default="cosine_with_min_lr", metadata={"help": "A schedule of transformers."})
@@ -202,6 +210,19 @@ class ForgeTrainingArguments(TrainingArguments):
         if chosen == "muon":
             self.optim = chosen
         self.lr_scheduler_kwargs = self._schedule_settings()
+
+    def choose_learning_rate(self, width: int) -> float:
+        """`learning_rate`, filled in where none was given.
+
+        Muon's is 0.1 / sqrt(width): the published 0.02 (https://github.com/KellerJordan/Muon) in the scale
+        used here. It fits what was measured at widths of 128 and 256, in docs/benchmarks.md.
+
+        Args:
+            width: Of the model's hidden states.
+        """
+        if self.learning_rate is None:
+            self.learning_rate = float(f"{0.1 / width**0.5:.2g}") if self.optim == "muon" else ADAMW_LEARNING_RATE
+        return self.learning_rate
 
     def _optimizer_name(self) -> str:
         name = str(getattr(self.optim, "value", self.optim))

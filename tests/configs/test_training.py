@@ -53,7 +53,7 @@ def test_values_differ_from_stock_only_where_the_docstring_says():
     assert differing - {"lr_scheduler_kwargs", "greater_is_better", "do_eval"} <= documented()
 
 
-@pytest.mark.parametrize(("name", "value"), [("learning_rate", "5e-4"), ("adam_beta2", "0.95"), ("logging_steps", "10")])
+@pytest.mark.parametrize(("name", "value"), [("learning_rate", "4e-3"), ("adam_beta2", "0.95"), ("logging_steps", "10")])
 def test_numbers_in_the_docstring_are_the_defaults(name: str, value: str):
     assert f"`{name}` {value}" in ForgeTrainingArguments.__doc__
     assert getattr(make(), name) == float(value)
