@@ -277,3 +277,13 @@ def test_flops_of_a_token_by_hand(tokenizer, preset, tied):
     assert model.config.vocab_size == rows
     blocks = 2 * (4 * d * d + 2 * d * 4 * d)
     assert flops_per_token(model, length) == 6 * (blocks + rows * d) + 12 * 2 * d * length
+
+
+@pytest.mark.parametrize("preset", ["gpt2-10m", "neox-10m"])
+def test_there_is_no_dropout_unless_it_is_asked_for(preset):
+    names = [name for name in vars(build_config(ModelArguments(preset=preset), 512)) if name.endswith(("pdrop", "dropout"))]
+    own = [name for name in names if name in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "attention_dropout")]
+    assert len(own) in (2, 3)
+    for name in own:
+        assert getattr(build_config(ModelArguments(preset=preset), 512), name) == 0
+        assert getattr(build_config(ModelArguments(preset=preset, **{name: 0.3}), 512), name) == 0.3

@@ -488,7 +488,7 @@ def logged(trainer: Trainer) -> dict[int, float]:
 
 @pytest.mark.parametrize(("kind", "last"), [(Trainer, 3), (ForgeTrainer, 2)])
 def test_trap_stock_trains_past_the_end_when_resumed_there(kind, last, tokenizer, tmp_path):
-    steps = {"max_steps": 2, "save_steps": 2}
+    steps = {"max_steps": 2, "save_steps": 2, "learning_rate": 5e-4}
     trained(kind, tmp_path, tokenizer, **steps)
     assert trained(kind, tmp_path, tokenizer, "checkpoint-2", **steps).state.global_step == last
 

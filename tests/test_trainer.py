@@ -37,7 +37,7 @@ def stock_trainer(model, tokenizer, folder, **datasets):
     plain = type(model)(copy.deepcopy(model.config))
     plain.load_state_dict(model.state_dict())
     batch = datasets.pop("per_device_eval_batch_size", 8)
-    args = training_args(folder, per_device_eval_batch_size=batch, optim="adamw_torch_fused")
+    args = training_args(folder, per_device_eval_batch_size=batch, optim="adamw_torch_fused", learning_rate=5e-4)
     return Trainer(plain, args, processing_class=tokenizer, data_collator=PackedCollator(), **datasets)
 
 
@@ -656,7 +656,7 @@ def test_a_training_begun_again_counts_from_the_start(prepared, tmp_path):
 
 def test_a_checkpoint_of_plain_trainer_can_be_gone_on_with(prepared, tmp_path):
     rhythm = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4}
-    rhythm["optim"] = "adamw_torch_fused"  # plain Trainer has no Muon
+    rhythm |= {"optim": "adamw_torch_fused", "learning_rate": 5e-4}  # plain Trainer has no Muon, and chooses no rate
     rows = prepared.rows("train")
     model = tiny_model("gpt2-10m", prepared.tokenizer)
     args = training_args(tmp_path, **rhythm)

@@ -53,7 +53,7 @@ def test_values_differ_from_stock_only_where_the_docstring_says():
     assert differing - {"lr_scheduler_kwargs", "greater_is_better", "do_eval"} <= documented()
 
 
-@pytest.mark.parametrize(("name", "value"), [("learning_rate", "4e-3"), ("adam_beta2", "0.95"), ("logging_steps", "10")])
+@pytest.mark.parametrize(("name", "value"), [("adam_beta2", "0.95"), ("logging_steps", "10")])
 def test_numbers_in_the_docstring_are_the_defaults(name: str, value: str):
     assert f"`{name}` {value}" in ForgeTrainingArguments.__doc__
     assert getattr(make(), name) == float(value)
@@ -232,3 +232,20 @@ def test_deferred_arguments_have_their_device_when_it_is_looked_at():
         args = make()
     assert args.device == make().device
     assert args.world_size == 1
+
+
+@pytest.mark.parametrize(
+    ("width", "changes", "rate"),
+    [
+        (256, {}, 6.3e-3),
+        (768, {}, 3.6e-3),
+        (1600, {}, 2.5e-3),
+        (768, {"optim": "adamw_torch"}, 5e-4),
+        (768, {"learning_rate": 1e-3}, 1e-3),
+        (768, {"learning_rate": 0.0}, 0.0),
+    ],
+)
+def test_the_learning_rate_follows_the_width_unless_it_is_given(width: int, changes: dict, rate: float):
+    args = make(**changes)
+    assert args.choose_learning_rate(width) == args.learning_rate == rate
+    assert args.choose_learning_rate(2 * width) == rate  # chosen once
