@@ -70,10 +70,13 @@ fmt: setup ## format the code and mend what ruff can
 docs: setup ## write docs/reference again from the code
 	$(BIN)/python docs/generate.py
 
-bench: setup ## run the benchmarks that need no GPU
+bench: setup ## run the benchmarks that need no GPU, some ten minutes
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/loader.py
-	$(BIN)/python benchmarks/attention.py --rounds 3
 	$(BIN)/python benchmarks/loss.py
+	$(BIN)/python benchmarks/attention.py --rounds 3
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/time_to_loss.py
 
 clean: ## remove the environment and caches of the tools; runs and prepared data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
