@@ -13,13 +13,12 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import transformers
 import yaml
-from transformers import TrainerCallback
+from sides import Clock
 
 from llmforge import DataArguments, ForgeTrainingArguments, ModelArguments, TokenizerArguments, build_model
 from llmforge.data.collate import PackedCollator
@@ -28,21 +27,6 @@ from llmforge.trainer import ForgeTrainer
 
 SAMPLE = Path(__file__).parent.parent / "recipes" / "samples" / "go"
 RUNS = ["adamw_torch_fused:2e-3", "muon:6e-3:0.5", "muon:6e-3:0.5:lr_scheduler_type=warmup_stable_decay"]
-
-
-class Clock(TrainerCallback):
-    """Seconds of each step."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """The start of a step."""
-        self._start = time.perf_counter()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """The end of it."""
-        self.seconds.append(time.perf_counter() - self._start)
 
 
 def one(spec: str, data: PreparedDataset, options: argparse.Namespace) -> dict[str, Any]:
@@ -99,7 +83,7 @@ def one(spec: str, data: PreparedDataset, options: argparse.Namespace) -> dict[s
         "run": spec,
         "parameters": model.num_parameters(),
         "loss": round(loss, 4),
-        "step_ms": round(1e3 * statistics.median(clock.seconds), 1),
+        "step_ms": round(1e3 * statistics.median(clock.steps()), 1),
     }
 
 

@@ -35,9 +35,10 @@ from common import parser, table, tell
 
 ROOT = Path(__file__).resolve().parent.parent
 EVALUATED = 64  # rows
-#: What is taken away from llmforge's defaults, one at a time.
-LEVERS = {
-    "AdamW instead of Muon": {"optim": "adamw_torch_fused"},
+#: What is taken away from llmforge's defaults, one at a time. AdamW gets run_clm's best learning rate.
+ADAMW = {"optim": "adamw_torch_fused", "warmup_steps": 0.1}
+LEVERS: dict[str, dict[str, Any]] = {
+    "AdamW instead of Muon": ADAMW,
     "stock loss": {"lean_loss": False},
     "a mask instead of per-document attention": {"packed_attention": "mask"},
     "dropout 0.1": {"dropout": 0.1},
@@ -81,7 +82,7 @@ def score(model: Any, spec: dict[str, Any], joined: bool) -> float:
         targets = [[int(one[-1])] for one in blocks]
         table_ = to_dataset(Rows(blocks, lengths, targets, [[0]] * len(blocks)))
         rows = PackedRows(table_, pad=data.tokenizer.pad_token_id, most=EVALUATED)
-    told = arguments(Path(spec["folder"]), per_device_eval_batch_size=8)
+    told = arguments(Path(spec["folder"]), per_device_eval_batch_size=8, use_cpu=spec["use_cpu"])
     trainer = ForgeTrainer(
         model=model,
         args=ForgeTrainingArguments(**told),
@@ -103,8 +104,11 @@ def run_clm(spec: dict[str, Any]) -> dict[str, float]:
 
     Documents are read whole and end in the end-of-text token, which is kinder than the line by line of the script.
     """
+    import torch
     import transformers
     from datasets import disable_progress_bars, load_dataset
+
+    from llmforge.runtime.devices import probe_device
 
     disable_progress_bars()
     transformers.set_seed(42)
@@ -126,6 +130,8 @@ def run_clm(spec: dict[str, Any]) -> dict[str, float]:
     tokenized = raw.map(tokenize, remove_columns=["text"], **jobs)
     grouped = tokenized.map(group, **jobs)
     prepared = time.perf_counter()
+    # In the precision that llmforge would choose.
+    half = None if spec["use_cpu"] or not torch.cuda.is_available() else probe_device().half
     config = transformers.GPT2Config(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, pad_token_id=1, **shape(spec))
     model = transformers.AutoModelForCausalLM.from_config(config)
     args = transformers.TrainingArguments(
@@ -137,6 +143,7 @@ def run_clm(spec: dict[str, Any]) -> dict[str, float]:
         report_to="none",
         disable_tqdm=True,
         use_cpu=spec["use_cpu"],
+        **({half: True} if half else {}),
     )
     trainer = transformers.Trainer(
         model=model,
@@ -193,7 +200,9 @@ def child(spec: dict[str, Any], side: str, **changes: Any) -> dict[str, float]:
     """One side's run in a process of its own, with a cache of its own."""
     with tempfile.TemporaryDirectory() as folder:
         told = spec | {"folder": folder, "side": side} | changes
-        environment = os.environ | {"LLMFORGE_CACHE": folder, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": folder}
+        # One device, or Trainer would spread the rows over all and take more of them a step.
+        own = {"LLMFORGE_CACHE": folder, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": folder}
+        environment = {"CUDA_VISIBLE_DEVICES": "0"} | os.environ | own
         command = [sys.executable, __file__, "--child", json.dumps(told)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
@@ -266,6 +275,7 @@ def main() -> None:
         ours = tried[-1]
         without = {}
         for lever, changes in LEVERS.items() if chosen.levers else ():
+            changes = changes | ({"learning_rate": rate} if changes is ADAMW else {})
             without[lever] = child(spec, "llmforge", steps=ours["steps"], changes=changes)
     reached = ours["bits_per_byte"] <= peer["bits_per_byte"]
     figures = {
@@ -291,7 +301,9 @@ def main() -> None:
         for label, result in runs
     ]
     verdict = f"{figures['ratio']:.3f} of run_clm's wall clock" if reached else "not reached"
-    tell(chosen.json, figures, f"\n{table([head, *lines])}\n\nto {peer['bits_per_byte']:.3f} bits per byte: {verdict}")
+    edge = "" if min(rates) < rate < max(rates) else f"\nrun_clm's best learning rate, {rate:g}, is at the edge of the sweep"
+    told = f"\n{table([head, *lines])}\n\nto {peer['bits_per_byte']:.3f} bits per byte: {verdict}{edge}"
+    tell(chosen.json, figures, told)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from llmforge.data.prepare import PreparedDataset
 from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError, StorageError
 from llmforge.models import build_config, count_hidden, count_parameters, embedding_rows
 from llmforge.runtime.devices import Device, format_bytes, probe_device
-from llmforge.runtime.launch import local_world_size, rank, rank_zero_first, world_size
+from llmforge.runtime.launch import local_rank, local_world_size, rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
 from llmforge.runtime.run_folder import METRICS, RUN_RECORD, RUNS_ROOT, RunFolder, reserve
 from llmforge.runtime.trackers import tracker_environment
@@ -27,6 +27,8 @@ from llmforge.storage import is_disk_full, read_json, read_json_lines
 _STATE_BYTES = 16
 #: Muon keeps one buffer where AdamW keeps two.
 _SPARED_BYTES = 4
+#: Kinds of devices that torch calls ``cuda``.
+_GPUS = ("cuda", "rocm")
 #: More of the memory than this for them leaves no room for activations.
 _SAFE_SHARE = 0.8
 
@@ -154,13 +156,27 @@ def _refuse_drift(run: RunFolder, config: PretrainConfig, data: PreparedDataset)
             )
     optimizer = str(getattr(args.optim, "value", args.optim))
     if before.get("optim", optimizer) != optimizer:
-        raise ConfigError(f"{run.path} has --optim {before['optim']}, not {optimizer}.", "Resume with the same optimizer.")
+        raise ConfigError(f"{run.path} has --optim {before['optim']}, not {optimizer}.", f"Give --optim {before['optim']}.")
+    _refuse_other_dropout(run.checkpoint, build_config(config.model, 1))
     step_rows = before["per_device_train_batch_size"] * before["gradient_accumulation_steps"] * record["processes"]
     if step_rows != plan_steps(args, 1)[0]:
         raise ConfigError(
             f"{run.path} takes {step_rows} rows a step, not {plan_steps(args, 1)[0]}: rows would be repeated and left out.",
             "Keep batch size x accumulation x processes the same.",
         )
+
+
+def _refuse_other_dropout(checkpoint: Path, config: Any) -> None:
+    """What a preset stands for may have changed since the run began; dropout is the part that no tensor shows."""
+    if not (checkpoint / "config.json").exists():
+        return
+    saved = read_json(checkpoint / "config.json")
+    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "attention_dropout"):
+        now = getattr(config, name, None)
+        if now is not None and name in saved and saved[name] != now:
+            raise ConfigError(
+                f"{checkpoint} was trained with --{name} {saved[name]}, not {now}.", f"Give --{name} {saved[name]}."
+            )
 
 
 def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:
@@ -173,7 +189,8 @@ def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:
 
 def announce(config: PretrainConfig, data: PreparedDataset) -> None:
     """Show what will run and on what, and warn where the device's memory is short for it."""
-    show(describe(config, data))
+    if rank() == 0:  # the attention's line tries a kernel, which is one process's to do
+        show(describe(config, data))
     device, state = probe_device(config.training.use_cpu), _state_bytes(config, data)
     if _is_short(state, device):
         logger.warning(
@@ -223,7 +240,7 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     step_rows, steps = plan_steps(config.training, data.card["splits"]["train"]["rows"])
     precision = "bf16" if config.training.bf16 else "fp16" if config.training.fp16 else "fp32"
     device = probe_device(config.training.use_cpu)
-    place = torch.device({"rocm": "cuda"}.get(device.kind, device.kind))
+    place = torch.device("cuda", local_rank() % torch.cuda.device_count()) if device.kind in _GPUS else torch.device(device.kind)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     attention = choose_attention(config.training.packed_attention, model_config, place, half)
     state = _state_bytes(config, data)

@@ -105,5 +105,8 @@ def plan_calls(lengths: np.ndarray, short: int | None, device: torch.device | st
     origins = np.empty(int(lengths.sum()), dtype=np.int64)
     origins[places[real]] = np.flatnonzero(real)
     calls = [Call(*pair) for pair in zip(members.tolist(), longest.tolist(), strict=True)]
-    moved = [torch.from_numpy(array).to(device, non_blocking=True) for array in (places, origins)]
+    indices = [torch.from_numpy(array) for array in (places, origins)]
+    if torch.device(device).type == "cuda":  # from other memory the copy would wait for what the device is at
+        indices = [index.pin_memory() for index in indices]
+    moved = [index.to(device, non_blocking=True) for index in indices]
     return Plan(calls, *moved)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import TorchDynamoPlugin
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_pt_utils import nested_gather
@@ -141,11 +142,14 @@ class ForgeTrainer(Trainer):
         One block is compiled and serves all layers: seconds instead of minutes, and names stay as they are.
         """
         made = super()._build_accelerator_args(**kwargs)
-        made.pop("dynamo_plugin", None)
+        if self.args.torch_compile:
+            made["dynamo_plugin"] = TorchDynamoPlugin(backend="no")
         return made
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Extends `Trainer.floating_point_ops`, which walks over every parameter at every micro-batch: once for each size."""
+        if "input_ids" not in inputs:
+            return super().floating_point_ops(inputs)
         size = inputs["input_ids"].numel()
         if size not in self._flops:
             self._flops[size] = super().floating_point_ops(inputs)
@@ -157,9 +161,9 @@ class ForgeTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Extends `Trainer.create_optimizer`: knows Muon; what is wrong with another one's settings is told in one line."""
+        if self.args.optim == "muon" and self.optimizer is None:  # type: ignore[has-type]
+            self.optimizer = build_optimizer(self.model if model is None else model, self.args)
         with making(self.args):
-            if self.args.optim == "muon" and self.optimizer is None:  # type: ignore[has-type]
-                self.optimizer = build_optimizer(self.model if model is None else model, self.args)
             return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:

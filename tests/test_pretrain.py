@@ -186,6 +186,16 @@ def test_resuming_on_other_rows_or_another_model_is_refused(finished, tmp_path, 
     assert "--n_layer 2, not 1" in last_line(capsys)
 
 
+def test_a_preset_s_dropout_that_has_changed_since_is_refused(finished, capsys):
+    """The run's own record says as little about it as the command line: both left it to the preset."""
+    saved = Path("run/checkpoint-3/config.json")
+    text = saved.read_text()
+    assert '"embd_pdrop": 0.0' in text
+    saved.write_text(text.replace('"embd_pdrop": 0.0', '"embd_pdrop": 0.1'))
+    assert command("--corpus", finished, "--output_dir", "run", "--resume") == 2
+    assert last_line(capsys).endswith("trained with --embd_pdrop 0.1, not 0.0. Give --embd_pdrop 0.1.")
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -80,10 +80,12 @@ def test_operations_are_counted_once_a_size(documents, tokenizer, tmp_path, monk
     assert trainer.state.total_flos == 6 * positions * count(exclude_embeddings=True)
 
 
-def test_blocks_compiled_one_by_one_train_the_same(preset, documents, tokenizer, tmp_path):
-    """``--torch_compile``; names in the checkpoint stay those of the plain model. The backend needs no compiler here."""
+def test_blocks_compiled_one_by_one_train_the_same(preset, documents, tokenizer, tmp_path, monkeypatch):
+    """``--torch_compile``, whatever the launcher says; names in the checkpoint stay those of the plain model."""
     compiled, losses = [], []
-    for changes in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
+    for changes in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):  # which needs no compiler
+        if changes:
+            monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "EAGER")
         model = tiny_model(preset, tokenizer)
         trainer = forge_trainer(
             model,
@@ -100,6 +102,7 @@ def test_blocks_compiled_one_by_one_train_the_same(preset, documents, tokenizer,
         compiled.append({name for name, part in model.named_modules() if part._compiled_call_impl is not None})
         names = list(trainer.accelerator.unwrap_model(trainer.model_wrapped).state_dict())
         assert names == list(tiny_model(preset, tokenizer).state_dict())
+    assert type(trainer.model_wrapped) is type(model)  # and the whole is not compiled around them
     assert compiled[0] == set()
     assert len(compiled[1]) == model.config.num_hidden_layers
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)

@@ -210,9 +210,10 @@ class ForgeTrainingArguments(TrainingArguments):
         if chosen == "muon":
             self.optim = chosen
         self.lr_scheduler_kwargs = self._schedule_settings()
+        self._derived_rate: float | None = None
 
     def choose_learning_rate(self, width: int) -> float:
-        """`learning_rate`, filled in where none was given.
+        """`learning_rate`, filled in where none was given; anew for another model or optimizer.
 
         Muon's is 0.1 / sqrt(width): the published 0.02 (https://github.com/KellerJordan/Muon) in the scale
         used here. It fits what was measured at widths of 128 and 256, in docs/benchmarks.md.
@@ -220,8 +221,9 @@ class ForgeTrainingArguments(TrainingArguments):
         Args:
             width: Of the model's hidden states.
         """
-        if self.learning_rate is None:
-            self.learning_rate = float(f"{0.1 / width**0.5:.2g}") if self.optim == "muon" else ADAMW_LEARNING_RATE
+        if self.learning_rate is None or self.learning_rate == self._derived_rate:
+            muons = self.optim == "muon"
+            self.learning_rate = self._derived_rate = float(f"{0.1 / width**0.5:.2g}") if muons else ADAMW_LEARNING_RATE
         return self.learning_rate
 
     def _optimizer_name(self) -> str:

@@ -56,8 +56,9 @@ def apply_precision(args: ForgeTrainingArguments) -> str:
     args.mixed_precision = "no" if chosen == "fp32" else chosen
     if chosen == "bf16" and device.kind == "cuda" and args.tf32 is None:
         # What autocast leaves in fp32 is in good company; fp32 that was asked for stays fp32.
-        from transformers.utils.import_utils import enable_tf32
+        import torch
 
+        # Not by transformers' `enable_tf32`: what it sets makes torch's older getters raise, which its compiler calls.
+        torch.set_float32_matmul_precision("high")
         args.tf32 = True
-        enable_tf32(True)
     return chosen

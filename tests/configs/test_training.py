@@ -248,4 +248,8 @@ def test_deferred_arguments_have_their_device_when_it_is_looked_at():
 def test_the_learning_rate_follows_the_width_unless_it_is_given(width: int, changes: dict, rate: float):
     args = make(**changes)
     assert args.choose_learning_rate(width) == args.learning_rate == rate
-    assert args.choose_learning_rate(2 * width) == rate  # chosen once
+    given = "learning_rate" in changes
+    args.optim = "adamw_torch"  # the same arguments for another model or optimizer, as in a notebook
+    assert args.choose_learning_rate(4 * width) == (rate if given else 5e-4)
+    args.optim = "muon"
+    assert args.choose_learning_rate(400) == (rate if given else 5e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import training_args
 
 from llmforge.errors import ConfigError
@@ -122,10 +123,10 @@ def test_launcher_and_flag_that_disagree_are_refused(tmp_path: Path, monkeypatch
 def test_tf32_comes_with_bf16_on_nvidia_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Device, tf32: bool | None):
     switched = []
     monkeypatch.setattr(precision, "probe_device", lambda use_cpu=False: device)
-    monkeypatch.setattr("transformers.utils.import_utils.enable_tf32", switched.append)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", switched.append)
     args = training_args(tmp_path)
     apply_precision(args)
-    assert (args.tf32, switched) == (tf32, [True] if tf32 else [])
+    assert (args.tf32, switched) == (tf32, ["high"] if tf32 else [])
     full = training_args(tmp_path, precision="fp32")
     apply_precision(full)
     assert full.tf32 is None  # fp32 that was asked for is fp32
