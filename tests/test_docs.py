@@ -19,7 +19,8 @@ def fenced(language: str) -> list[tuple[Path, str]]:
 
 
 def shell_commands() -> list[str]:
-    lines = [line.split("    #")[0].strip() for _, body in fenced("bash") for line in body.splitlines()]
+    whole = [re.sub(r"\\\n\s*", "", body) for _, body in fenced("bash")]  # a backslash goes on in the next line
+    lines = [line.split("    #")[0].strip() for body in whole for line in body.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
