@@ -240,7 +240,11 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     step_rows, steps = plan_steps(config.training, data.card["splits"]["train"]["rows"])
     precision = "bf16" if config.training.bf16 else "fp16" if config.training.fp16 else "fp32"
     device = probe_device(config.training.use_cpu)
-    place = torch.device("cuda", local_rank() % torch.cuda.device_count()) if device.kind in _GPUS else torch.device(device.kind)
+    place = (
+        torch.device("cuda", local_rank() % max(torch.cuda.device_count(), 1))
+        if device.kind in _GPUS
+        else torch.device(device.kind)
+    )
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     attention = choose_attention(config.training.packed_attention, model_config, place, half)
     state = _state_bytes(config, data)
