@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from common import in_turn, packed_rows, parser, ratio, spread, table, tell
 from sides import bare, forge, quiet, stock, timed
@@ -25,7 +26,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from llmforge import PackedCollator
 
-VOCABULARY, BLOCK, ROWS, STEPS, DOCUMENT = 50_304, 512, 4, 8, 300
+VOCABULARY, BLOCK, ROWS, STEPS, DOCUMENT = 50_304, 512, 4, 4, 300
 
 
 class Parts:
@@ -34,17 +35,20 @@ class Parts:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
+    def add(self, part: str, seconds: float) -> None:
+        """Count `seconds` as spent on `part`."""
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+
     def watch(self, owner: Any, method: str, part: str) -> None:
         """Count the time inside `owner.method` as `part`."""
         inner = getattr(owner, method)
-        self.seconds[part] = 0.0
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             try:
                 return inner(*args, **kwargs)
             finally:
-                self.seconds[part] += time.perf_counter() - start
+                self.add(part, time.perf_counter() - start)
 
         setattr(owner, method, counted)
 
@@ -72,7 +76,7 @@ def main() -> None:
     quiet()
     rows = packed_rows(64, BLOCK, DOCUMENT, VOCABULARY)
     collate = PackedCollator()
-    told = {"per_device_train_batch_size": ROWS, "max_steps": STEPS}
+    told = {"per_device_train_batch_size": ROWS, "max_steps": STEPS, "use_cpu": not torch.cuda.is_available()}
 
     def fresh() -> GPT2LMHeadModel:
         return model(chosen.layers, chosen.width)
@@ -92,16 +96,11 @@ def main() -> None:
         parts = Parts()
         parts.watch(lean.model, "forward", "forward")
         parts.watch(lean.accelerator, "backward", "backward")
-        parts.watch(lean, "_get_grad_norm", "clipping")
-        parts.watch(lean, "create_optimizer", "making the optimizer")
-        inner = lean.create_optimizer
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            optimizer = inner(*args, **kwargs)
-            parts.watch(optimizer, "step", "optimizer")
-            return optimizer
-
-        lean.create_optimizer = watched  # type: ignore[method-assign]
+        parts.watch(lean.accelerator, "clip_grad_norm_", "clipping")
+        inner = getattr(lean.optimizer, "optimizer", lean.optimizer)
+        begun: list[float] = []
+        inner.register_step_pre_hook(lambda *_: begun.append(time.perf_counter()))
+        inner.register_step_post_hook(lambda *_: parts.add("optimizer", time.perf_counter() - begun.pop()))
         started = time.perf_counter()
         lean.train()
         total = time.perf_counter() - started
