@@ -103,7 +103,7 @@ def making(args: ForgeTrainingArguments) -> Iterator[None]:
     name = str(getattr(args.optim, "value", args.optim))
     try:
         yield
-    except (ImportError, NotImplementedError, TypeError, ValueError) as error:
+    except (ImportError, NotImplementedError, TypeError, ValueError) as error:  # all four are what Trainer raises
         raise ConfigError(f"--optim {name}: {str(error).rstrip('. ')}.", "Mend that, or choose another one.") from error
     for start, classes in _IN_STATE.items():
         if name.startswith(start):
