@@ -1,0 +1,138 @@
+"""What was done with a corpus, in figures: the data card, for programs, for people, and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: Shares of the documents that are shorter than the lengths a card lists.
+PERCENTILES = (5, 25, 50, 75, 95, 99)
+
+
+def vocabulary_line(reached: int, requested: int | None) -> str:
+    """How large the vocabulary came out, and why it fell short if it did."""
+    if requested is None or reached >= requested:
+        return f"{reached:,} entries"
+    return (
+        f"{reached:,} entries of the {requested:,} asked for: the training text has no more pairs that occur "
+        "often enough (more text, or a smaller --vocab_size, would suit it)"
+    )
+
+
+def split_card(sizes: np.ndarray, tokens: np.ndarray, rows: int, packed: int, block_size: int) -> dict[str, Any]:
+    """The figures of one split.
+
+    Args:
+        sizes: UTF-8 bytes of its documents.
+        tokens: Their tokens, without separators.
+        rows: Packed rows.
+        packed: Positions in them that hold a token or a separator.
+        block_size: Positions in a row.
+    """
+    total = int(tokens.sum())
+    return {
+        "documents": len(tokens),
+        "bytes": int(sizes.sum()),
+        "tokens": total,
+        "bytes_per_token": round(int(sizes.sum()) / max(total, 1), 3),
+        "rows": rows,
+        "density": round(packed / max(rows * block_size, 1), 4),
+        "longest_document": int(tokens.max(initial=0)),
+        "length_percentiles": {
+            str(share): int(length)
+            for share, length in zip(PERCENTILES, np.percentile(tokens, PERCENTILES) if len(tokens) else (), strict=False)
+        },
+    }
+
+
+def markdown(card: Mapping[str, Any]) -> str:
+    """The card for people."""
+    tokenizer = card["tokenizer"]
+    lines = ["# Data card", ""]
+    for source in card["sources"]:
+        weight = "" if source["weight"] is None else f", weight {source['weight']:g}"
+        lines.append(
+            f"- `{source['name']}` ({source['format']}{weight}): {source['files']:,} files, {source['bytes']:,} bytes, "
+            f"{source['documents']:,} documents"
+        )
+    if card["sections"]:
+        lines.append("- so few documents that they were cut at blank lines into sections, which count as documents")
+    lines += [
+        "",
+        f"Rows of {card['settings']['block_size']} tokens; vocabulary: "
+        f"{vocabulary_line(tokenizer['vocab_size'], tokenizer['requested_vocab_size'])}, "
+        f"{tokenizer['used']:.1%} of them used in training.",
+        "",
+        "| split | documents | bytes | tokens | bytes a token | rows | filled | median document | longest |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, split in card["splits"].items():
+        lines.append(
+            f"| {name} | {split['documents']:,} | {split['bytes']:,} | {split['tokens']:,} | {split['bytes_per_token']} | "
+            f"{split['rows']:,} | {split['density']:.1%} | {split['length_percentiles'].get('50', 0):,} | "
+            f"{split['longest_document']:,} |"
+        )
+    lines += _mixture(card) + _section("Left out", left_out(card)) + _section("Mended", mended(card))
+    lines += _section("Common to many documents", [_block(block) for block in card["boilerplate"]["blocks"]])
+    speed = card["seconds"]
+    lines += _section("Time", [f"{stage}: {seconds:,.1f} s" for stage, seconds in speed.items()])
+    lines += ["", "![lengths of documents](document_lengths.png)"]
+    return "\n".join(lines) + "\n"
+
+
+def left_out(card: Mapping[str, Any]) -> list[str]:
+    """Everything that is in no split, a line a reason."""
+    total: dict[str, tuple[int, list[str]]] = {}
+    for account in (*card["sources"], card["dropped"]):
+        for reason, count in account["skipped"].items():
+            before = total.get(reason, (0, []))
+            total[reason] = (before[0] + count, before[1] + account["examples"].get(reason, []))
+    return [f"{count:,} {reason} (e.g. {examples[0]})" for reason, (count, examples) in sorted(total.items())]
+
+
+def mended(card: Mapping[str, Any]) -> list[str]:
+    """What cleaning changed, a line each."""
+    total: dict[str, int] = {}
+    for source in card["sources"]:
+        for what, count in source["changed"].items():
+            total[what] = total.get(what, 0) + count
+    return [f"{what} in {count:,} documents" for what, count in sorted(total.items())]
+
+
+def _mixture(card: Mapping[str, Any]) -> list[str]:
+    if not card["mixture"]:
+        return []
+    lines = ["", "| source | share wanted | share of the training tokens | repeated |", "|---|---:|---:|---:|"]
+    for part in card["mixture"]:
+        lines.append(f"| `{part['source']}` | {part['wanted']:.1%} | {part['achieved']:.1%} | {part['repeats']:.2f} × |")
+    return lines
+
+
+def _block(block: Mapping[str, Any]) -> str:
+    return f"{block['documents']:,} documents: {block['excerpt']}"
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return ["", f"{title}:", "", *(f"- {line}" for line in lines)] if lines else []
+
+
+def draw_lengths(tokens: Mapping[str, np.ndarray], block_size: int, path: Path) -> None:
+    """A picture of how long documents are, in tokens, for each split (imports matplotlib)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    longest = max((int(lengths.max(initial=1)) for lengths in tokens.values()), default=1)
+    edges = np.geomspace(1, max(longest, 2) + 1, 60)
+    for name, lengths in tokens.items():
+        counts, _ = np.histogram(np.maximum(lengths, 1), edges)
+        axes.stairs(
+            counts, edges, label=f"{name}: {len(lengths):,} documents", fill=name == "train", alpha=0.6 if name == "train" else 1
+        )
+    axes.axvline(block_size, color="black", linestyle="--", linewidth=1, label=f"a row: {block_size:,} tokens")
+    axes.set(xscale="log", yscale="symlog", xlabel="tokens in a document", ylabel="documents")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,296 @@
+"""A corpus as shards in the cache: what has changed is read and cleaned, by several processes, and the rest is found."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal as signals
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from llmforge.configs.data import DataArguments
+from llmforge.configs.source import Source
+from llmforge.data.boilerplate import block_hashes
+from llmforge.data.cleaning import clean_document
+from llmforge.data.dedup import SIGNATURE_LENGTH, signature, text_hash
+from llmforge.data.documents import Account
+from llmforge.data.functions import load_function
+from llmforge.data.shards import TextShard, digest, shard_path, text_shard
+from llmforge.data.sources.few import FEW_DOCUMENTS, cut_sections
+from llmforge.data.sources.units import Unit, find_units, read_unit
+from llmforge.errors import DataError
+from llmforge.runtime.logs import logger
+from llmforge.storage import cache_root
+
+#: Raised whenever reading or cleaning gives other documents than before from the same files.
+READING = 1
+#: Bytes of a shard's files: at least, and the most where there are several.
+_SMALLEST, _LARGEST = 2 * 2**20, 16 * 2**20
+#: One name in so many ends a shard. The borders hang on names alone, so that a new file changes one shard only.
+_BORDER = 64
+#: Below so many bytes to read, a second process costs more than it gives.
+_WORTH_A_PROCESS = 16 * 2**20
+#: Settings of a source that concern what is done with its documents, not what they are.
+_NOT_READING = ("path", "weight", "name", "split", "max_files")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A text shard to make."""
+
+    path: Path
+    units: tuple[Unit, ...]
+    source: Source
+    sections: bool
+    shingle: int
+
+    @property
+    def size(self) -> int:
+        return sum(unit.size for unit in self.units)
+
+
+def _make(job: _Job) -> Path:
+    """Read, clean and sign the documents of one shard."""
+    nothing = np.zeros(0, dtype=np.uint32)
+    with text_shard(job.path, SIGNATURE_LENGTH if job.shingle else 0) as writer:
+        for unit in job.units:
+            for document in read_unit(unit, writer.account):
+                cleaned = clean_document(document, job.source, writer.account)
+                if cleaned is None:
+                    continue
+                for part in cut_sections(cleaned) if job.sections else (cleaned,):
+                    if part.ids is not None:
+                        writer.add(part, digest_of_ids(part.ids), np.zeros(SIGNATURE_LENGTH if job.shingle else 0), nothing)
+                        continue
+                    signed = signature(part.text, job.shingle) if job.shingle else nothing
+                    writer.add(part, text_hash(part.text), signed, block_hashes(part.text))
+    return job.path
+
+
+def digest_of_ids(ids: np.ndarray) -> bytes:
+    """What stands for the text hash where there are only ids."""
+    return hashlib.blake2b(ids.astype(np.uint32).tobytes(), digest_size=16).digest()
+
+
+@dataclass
+class Corpus:
+    """The cleaned documents of all sources, in order of source and name.
+
+    Attributes:
+        sources: Where they come from.
+        shards: Their shards, each with the number of its source.
+        sections: Whether few documents were cut into sections.
+        found: What was left out before anything was read, by source.
+    """
+
+    sources: list[Source]
+    shards: list[tuple[int, TextShard]]
+    sections: bool
+    found: list[Account] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def _column(self, name: str) -> pa.ChunkedArray:
+        return pa.chunked_array([chunk for _, shard in self.shards for chunk in shard.column(name).chunks])
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """UTF-8 bytes of each document; int64."""
+        return self._column("size").to_numpy()
+
+    @cached_property
+    def names(self) -> pa.ChunkedArray:
+        """Names of the documents."""
+        return self._column("name")
+
+    @cached_property
+    def groups(self) -> pa.ChunkedArray:
+        """What must not be parted by a split; empty for most."""
+        return self._column("group")
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """Text hashes; uint8, ``(documents, 16)``."""
+        chunks = [
+            np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * 16 :][: len(chunk) * 16]
+            for chunk in self._column("hash").chunks
+        ]
+        return np.concatenate([np.zeros(0, np.uint8), *chunks]).reshape(-1, 16)
+
+    @cached_property
+    def signatures(self) -> np.ndarray:
+        """MinHash signatures; uint32, ``(documents, length)``."""
+        chunks = [chunk.flatten().to_numpy() for chunk in self._column("signature").chunks]
+        return np.concatenate([np.zeros(0, np.uint32), *chunks]).reshape(len(self), -1)
+
+    @cached_property
+    def shard_sizes(self) -> list[int]:
+        """Documents in each shard."""
+        return [len(shard.column("size")) for _, shard in self.shards]
+
+    @cached_property
+    def source_numbers(self) -> np.ndarray:
+        """The source of each document; int64."""
+        return np.repeat([number for number, _ in self.shards], self.shard_sizes)
+
+    def account(self, source: int) -> Account:
+        """What was read of a source and what was not."""
+        total = Account()
+        total.add(self.found[source])
+        for number, shard in self.shards:
+            if number == source:
+                total.add(shard.account)
+        return total
+
+    def texts(self, chosen: np.ndarray | None = None) -> Iterator[tuple[int, str]]:
+        """Number and text of each document, or of those where the mask `chosen` is true, a batch in memory at a time."""
+        start = 0
+        for _, shard in self.shards:
+            for batch in shard.batches(["text"]):
+                column = batch.column(0)
+                wanted = np.arange(len(column)) if chosen is None else np.flatnonzero(chosen[start : start + len(column)])
+                for place in wanted.tolist():
+                    yield start + place, column[place].as_py()
+                start += len(column)
+
+
+def read_shards(data: DataArguments, progress: Callable[[int, int], None] = lambda done, total: None) -> Corpus:
+    """The corpus that `data` describes, read and cleaned as far as the cache does not have it.
+
+    Args:
+        data: Sources and their settings.
+        progress: Is told the bytes done and to do, as shards are made.
+
+    Raises:
+        DataError: A source cannot be read, or there is no text at all.
+        StorageError: The cache cannot be written.
+    """
+    sources = data.sources()
+    found = [Account() for _ in sources]
+    units = [list(find_units(source, account)) for source, account in zip(sources, found, strict=True)]
+    shingle = 0 if data.dedup == "off" else data.dedup_shingle
+
+    def shards(sections: bool) -> Corpus:
+        jobs = [
+            (number, _job(source, group, sections, shingle))
+            for number, source in enumerate(sources)
+            for group in _grouped(units[number])
+        ]
+        missing = [job for _, job in jobs if not job.path.exists() or not all(unit.digest for unit in job.units)]
+        _make_all(missing, data.prepare_workers, progress)
+        made = [(number, TextShard(job.path)) for number, job in jobs]
+        for _, shard in made:
+            os.utime(shard.path)  # in use: not among what is swept from the cache
+        return Corpus(sources, made, sections, found)
+
+    corpus = shards(sections=False)
+    if not len(corpus):
+        raise DataError(
+            f"{_shown(sources)}: no text in it{_why(corpus)}.", "Give a folder with text, or other --suffixes or --format."
+        )
+    if len(corpus) < FEW_DOCUMENTS and all(source.segment == "file" for source in sources):
+        cut = shards(sections=True)
+        corpus = cut if len(cut) > len(corpus) else corpus
+    return corpus
+
+
+def _shown(sources: Sequence[Source]) -> str:
+    return ", ".join(source.name for source in sources)
+
+
+def _why(corpus: Corpus) -> str:
+    total = Account()
+    for number in range(len(corpus.sources)):
+        total.add(corpus.account(number))
+    seen = "; ".join(f"{count} {reason}, e.g. {total.examples[reason][0]}" for reason, count in sorted(total.skipped.items()))
+    return f" ({seen})" if seen else ""
+
+
+def _grouped(units: Sequence[Unit]) -> Iterator[tuple[Unit, ...]]:
+    group: list[Unit] = []
+    size = 0
+    for unit in units:
+        if group and size + unit.size > _LARGEST:
+            yield tuple(group)
+            group, size = [], 0
+        group.append(unit)
+        size += unit.size
+        border = int.from_bytes(hashlib.blake2b(unit.name.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "big")
+        if size >= _SMALLEST and border % _BORDER == 0:
+            yield tuple(group)
+            group, size = [], 0
+    if group:
+        yield tuple(group)
+
+
+def _job(source: Source, units: tuple[Unit, ...], sections: bool, shingle: int) -> _Job:
+    settings = {name: value for name, value in asdict(source).items() if name not in _NOT_READING}
+    if source.cleaner is not None:
+        settings["cleaner_code"] = _code_of(source.cleaner)
+    parts = [json.dumps([READING, settings, sections, shingle]), *(f"{unit.name}\0{unit.kind}\0{unit.digest}" for unit in units)]
+    return _Job(shard_path(cache_root(), "text", digest(parts)), units, source, sections, shingle)
+
+
+def _code_of(function: str) -> str:
+    """The source file of the user's function: another version of it cleans otherwise."""
+    import inspect
+
+    try:
+        return Path(inspect.getsourcefile(load_function(function, "--cleaner")) or "").read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        return ""
+
+
+def _make_all(jobs: Sequence[_Job], workers: int | None, progress: Callable[[int, int], None]) -> None:
+    total = sum(job.size for job in jobs)
+    workers = min(workers or _cores(), len(jobs))
+    done = 0
+    left = list(jobs)
+    if workers > 1 and total >= _WORTH_A_PROCESS:
+        # Largest first, so that no process is left alone with one at the end.
+        left.sort(key=lambda job: -job.size)
+        try:
+            with _processes(workers) as pool:
+                for job, _ in zip(jobs_in_order := list(left), pool.map(_make, jobs_in_order), strict=True):
+                    left.remove(job)
+                    done += job.size
+                    progress(done, total)
+        except BrokenExecutor:
+            logger.warning("data: a reading process was lost; going on with one")
+    for job in left:
+        if not job.path.exists() or not all(unit.digest for unit in job.units):
+            _make(job)
+        done += job.size
+        progress(done, total)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processes(workers: int) -> Executor:
+    # Not forked: fsspec and the threads of pyarrow do not survive it.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
+
+
+def _start_worker(parent: int) -> None:
+    signals.signal(signals.SIGINT, signals.SIG_IGN)  # Ctrl-C is the parent's to answer
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)  # the parent was killed: nobody waits for the rest
+
+    threading.Thread(target=watch, daemon=True).start()
