@@ -259,7 +259,7 @@ def _write_splits(
 def _split_card(documents: Sequence[Document], ids: Sequence[np.ndarray], rows: Rows) -> dict[str, Any]:
     size = sum(len(document.text.encode("utf-8", "surrogatepass")) for document in documents)
     tokens = sum(len(item) for item in ids)
-    packed = sum(sum(lengths) for lengths in rows.segment_lengths)
+    packed = rows.tokens
     return {
         "documents": len(documents),
         "bytes": size,
