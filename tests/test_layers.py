@@ -42,7 +42,8 @@ ORDER: list[set[str]] = [
     {"models"},
     *folder(
         "data",
-        "documents",
+        "documents hashing",
+        "shingles",
         "cleaning dedup packing",
         "sources",
         "splits",
