@@ -8,6 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from llmforge.data.corpus import Corpus
+from llmforge.data.documents import Account
+from llmforge.data.encode import TokenizedCorpus
+
 #: Shares of the documents that are shorter than the lengths a card lists.
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 
@@ -48,6 +52,36 @@ def split_card(sizes: np.ndarray, tokens: np.ndarray, rows: int, packed: int, bl
     }
 
 
+def source_cards(corpus: Corpus, content: str) -> dict[str, Any]:
+    """What was read, in all and by source; `content` stands for all of it."""
+    total, cards = Account(), []
+    for number, source in enumerate(corpus.sources):
+        account = corpus.account(number)
+        total.add(account)
+        given = {
+            "name": source.name,
+            "path": source.path,
+            "format": source.format,
+            "weight": source.weight,
+            "split": source.split,
+        }
+        cards.append(given | {"documents": int((corpus.source_numbers == number).sum())} | account.as_json())
+    return {"corpus": {"content": content} | total.as_json(), "sources": cards, "sections": corpus.sections}
+
+
+def tokenizer_card(tokens: TokenizedCorpus, digest: str, trained: bool) -> dict[str, Any]:
+    """What the tokenizer is, and how much of it the training split uses."""
+    return {
+        "vocab_size": len(tokens.tokenizer),
+        "requested_vocab_size": tokens.tokenizer.requested,
+        "trained_here": trained,
+        "hash": digest,
+        "end_of_text_id": tokens.tokenizer.end_of_text,
+        "pad_token_id": tokens.tokenizer.pad,
+        "used": round(float((tokens.used > 0).mean()), 4),
+    }
+
+
 def markdown(card: Mapping[str, Any]) -> str:
     """The card for people."""
     tokenizer = card["tokenizer"]
@@ -58,6 +92,9 @@ def markdown(card: Mapping[str, Any]) -> str:
             f"- `{source['name']}` ({source['format']}{weight}): {source['files']:,} files, {source['bytes']:,} bytes, "
             f"{source['documents']:,} documents"
         )
+    clusters, members = card["clusters"]
+    if clusters:
+        lines.append(f"- {members:,} documents are copies of one another, or nearly so, in {clusters:,} clusters")
     if card["sections"]:
         lines.append("- so few documents that they were cut at blank lines into sections, which count as documents")
     lines += [
@@ -76,9 +113,8 @@ def markdown(card: Mapping[str, Any]) -> str:
             f"{split['longest_document']:,} |"
         )
     lines += _mixture(card) + _section("Left out", left_out(card)) + _section("Mended", mended(card))
-    lines += _section("Common to many documents", [_block(block) for block in card["boilerplate"]["blocks"]])
-    speed = card["seconds"]
-    lines += _section("Time", [f"{stage}: {seconds:,.1f} s" for stage, seconds in speed.items()])
+    lines += _section("Common to many documents", [_block(block) for block in card["boilerplate"]])
+    lines += _section("Time", [_time(stage, seconds, card["corpus"]["bytes"]) for stage, seconds in card["seconds"].items()])
     lines += ["", "![lengths of documents](document_lengths.png)"]
     return "\n".join(lines) + "\n"
 
@@ -107,12 +143,17 @@ def _mixture(card: Mapping[str, Any]) -> list[str]:
         return []
     lines = ["", "| source | share wanted | share of the training tokens | repeated |", "|---|---:|---:|---:|"]
     for part in card["mixture"]:
-        lines.append(f"| `{part['source']}` | {part['wanted']:.1%} | {part['achieved']:.1%} | {part['repeats']:.2f} × |")
+        figures = f"{part['wanted']:.1%} | {part['achieved']:.1%} | {part['repeats']:.2f} ×"
+        lines += [f"| `{part['source']}` | {figures} |"]
     return lines
 
 
 def _block(block: Mapping[str, Any]) -> str:
     return f"{block['documents']:,} documents: {block['excerpt']}"
+
+
+def _time(stage: str, seconds: float, size: int) -> str:
+    return f"{stage}: {seconds:,.1f} s, {size / 1e6 / max(seconds, 1e-3):,.1f} MB/s"
 
 
 def _section(title: str, lines: list[str]) -> list[str]:

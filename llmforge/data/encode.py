@@ -31,7 +31,7 @@ class TokenizedCorpus:
     Attributes:
         shards: One for each of the corpus's.
         lengths: Tokens of each document, without separators; int64.
-        vocabulary: Entries of the tokenizer.
+        used: How often each id stands in the training split, once that is written; int64, ``(vocabulary,)``.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class TokenizedCorpus:
         progress: Callable[[int, int], None] = lambda done, total: None,
     ):
         self.tokenizer = tokenizer
-        self.vocabulary = len(tokenizer)
-        self.dtype: np.dtype[Any] = np.dtype(id_type(self.vocabulary))
+        self.used = np.zeros(len(tokenizer), dtype=np.int64)
+        self.dtype: np.dtype[Any] = np.dtype(id_type(len(tokenizer)))
         self.shards: list[IdsShard] = []
         paths: list[tuple[Path, TextShard, frozenset[int], int]] = []
         start = 0
@@ -85,30 +85,37 @@ class TokenizedCorpus:
                         yield take(Batch(ids, lengths, numbers[start:end]), chosen)
                     start = end
 
-    def write_split(
-        self, folder: Path, repeats: np.ndarray, numbers: np.ndarray, block_size: int, counts: np.ndarray | None = None
-    ) -> SplitWriter:
-        """Pack a split and write it; `counts`, where given, is added how often each id occurs."""
-        ends = self.tokenizer.end_of_text, self.tokenizer.pad
+    def write_split(self, folder: Path, repeats: np.ndarray, numbers: np.ndarray, block_size: int, count: bool) -> SplitWriter:
+        """Pack a split and write it into `folder`.
+
+        Args:
+            folder: The split's folder in the dataset.
+            repeats: How often each document comes; integers, ``(documents,)``.
+            numbers: What each is called in the rows.
+            block_size: Tokens in a row.
+            count: Whether `used` is counted.
+        """
 
         def counted() -> Iterator[Batch]:
             for batch in self.batches(repeats, numbers):
-                if counts is not None:
-                    counts[:] += np.bincount(batch.ids, minlength=len(counts))
+                if count:
+                    self.used += np.bincount(batch.ids, minlength=len(self.used))
                 yield batch
 
         with SplitWriter(folder, block_size, self.dtype) as writer:
-            for rows in pack_split(counted(), block_size, *ends):
+            for rows in pack_split(counted(), block_size, self.tokenizer.end_of_text, self.tokenizer.pad):
                 writer.write(rows)
         return writer
 
 
 def _encoded(shard: TextShard, encoder: Encoder, blocks: frozenset[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for batch in shard.batches(["text", "ids"]):
+    for batch in shard.batches(["kind", "text", "ids"]):
         given = batch.column("ids")
         if given.null_count < len(given):  # a source of ids
             offsets = given.offsets.to_numpy()
             yield given.values.to_numpy()[offsets[0] : offsets[-1]], np.diff(offsets)
             continue
         texts = batch.column("text").to_pylist()
-        yield encoder.encode_batch([trim(text, blocks) for text in texts] if blocks else texts)
+        if blocks:
+            texts = [trim(text, blocks, kind) for text, kind in zip(texts, batch.column("kind").to_pylist(), strict=True)]
+        yield encoder.encode_batch(texts)

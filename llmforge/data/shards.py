@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +21,12 @@ import numpy as np
 import pyarrow as pa
 
 from llmforge.data.documents import Account, Document
-from llmforge.storage import new_file
+from llmforge.storage import new_file, sweep_partial
 
 #: Bytes of text, or tokens, in a batch of a shard: the unit that is in memory at a time.
 BATCH = 4 * 2**20
+#: Days after which a shard that was not used is removed from the cache.
+_KEPT_DAYS = 30
 _ACCOUNT = b"account"
 _SUFFIX = ".arrow"
 
@@ -47,6 +50,7 @@ def _text_schema(signature: int) -> pa.Schema:
             "ids": pa.large_list(pa.uint32()),
             "size": pa.int64(),
             "hash": pa.binary(16),
+            "position": pa.float64(),
             "signature": pa.list_(pa.uint32(), signature),
             "blocks": pa.list_(pa.uint64()),
         }
@@ -63,10 +67,11 @@ class TextShardWriter:
     _columns: dict[str, list[Any]] = field(default_factory=dict)
     _pending: int = 0
 
-    def add(self, document: Document, digest: bytes, signature: np.ndarray, blocks: np.ndarray) -> None:
-        """Take `document` with its hash, MinHash signature and the hashes of its blocks."""
+    def add(self, document: Document, digest: bytes, position: float, signature: np.ndarray, blocks: np.ndarray) -> None:
+        """Take `document` with its hash, its place among the splits, its MinHash signature and the hashes of its blocks."""
         size = len(document.text.encode())
-        values = (document.name, document.group, document.kind, document.text, document.ids, size, digest, signature, blocks)
+        marks = (size, digest, position, signature, blocks)
+        values = (document.name, document.group, document.kind, document.text, document.ids, *marks)
         for name, value in zip(self.schema.names, values, strict=True):
             self._columns.setdefault(name, []).append(value)
         self._pending += size + (0 if document.ids is None else 4 * len(document.ids))
@@ -160,3 +165,14 @@ def write_ids(path: Path, batches: Iterable[tuple[np.ndarray, np.ndarray]], dtyp
 def shard_path(root: Path, kind: str, key: str) -> Path:
     """Where the shard of `key` lies: in one of 256 folders, for file systems that mind many files in one."""
     return root / "shards" / kind / key[:2] / f"{key}{_SUFFIX}"
+
+
+def sweep_shards(root: Path) -> None:
+    """Remove shards that no dataset was made from for `_KEPT_DAYS`, and what killed processes left half-written."""
+    oldest = time.time() - _KEPT_DAYS * 86_400
+    for folder in (root / "shards").glob("*/*"):
+        sweep_partial(folder)
+        for path in folder.glob(f"*{_SUFFIX}"):
+            with suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
