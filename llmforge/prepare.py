@@ -14,7 +14,7 @@ from typing import Any
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.data.prepare import PreparedDataset, prepare_dataset, vocabulary_line
-from llmforge.data.sources import check_corpus
+from llmforge.data.sources.corpus import check_corpus
 from llmforge.errors import ConfigError
 from llmforge.parsing import ForgeParser
 from llmforge.runtime.commands import run_command

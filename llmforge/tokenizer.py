@@ -16,8 +16,9 @@ from pathlib import Path
 
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
+from llmforge.data.documents import Document
 from llmforge.data.prepare import vocabulary_line
-from llmforge.data.sources import Document, read_corpus
+from llmforge.data.sources.corpus import read_corpus
 from llmforge.data.splits import split_documents
 from llmforge.errors import ConfigError
 from llmforge.parsing import ForgeParser

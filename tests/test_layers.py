@@ -40,11 +40,10 @@ ORDER: list[set[str]] = [
     {"cross_entropy", "muon", "segments"},
     {"tokenization", "metrics", "losses", "attention", "optimizers"},
     {"models"},
+    *folder("data", "documents", "cleaning dedup packing"),
+    *folder("data.sources", "kinds cutting ignoring", "streams", "walk archives", "remote", "finding reading", "units", "corpus"),
     *folder(
         "data",
-        "documents",
-        "cleaning dedup packing",
-        "sources",
         "splits",
         "shards rows",
         "leaks card",

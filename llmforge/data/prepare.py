@@ -9,15 +9,16 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
+from llmforge.data.documents import Document
 from llmforge.data.packing import Rows, pack
 from llmforge.data.rows import PackedRows, to_dataset
-from llmforge.data.sources import Document, SourceReport, read_corpus
+from llmforge.data.sources.corpus import read_corpus
 from llmforge.data.splits import split_documents
 from llmforge.errors import ConfigError, DataError
 from llmforge.runtime.launch import rank
@@ -134,7 +135,7 @@ def prepare_dataset(
             "fingerprint": fingerprint,
             "row_format": ROW_FORMAT,
             "versions": installed_versions(),
-            "corpus": {"path": str(data.corpus), "content": content, **_source_card(report)},
+            "corpus": {"path": str(data.corpus), "content": content, **report.as_json()},
             "settings": settings,
             "tokenizer": _tokenizer_card(text_tokenizer, tokenizer_hash, made),
             "splits": _write_splits(staging, documents, splits, ids, text_tokenizer, data.block_size),
@@ -271,12 +272,6 @@ def _split_card(documents: Sequence[Document], ids: Sequence[np.ndarray], rows: 
     }
 
 
-def _source_card(report: SourceReport) -> dict[str, Any]:
-    card = asdict(report)
-    card["skipped"] = dict(report.skipped)
-    return card
-
-
 def _tokenizer_card(tokenizer: TextTokenizer, digest: str, trained: bool) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
@@ -314,7 +309,6 @@ def _markdown(card: dict[str, Any]) -> str:
             f"{split['bytes_per_token']} | {split['rows']:,} | {split['density']:.1%} |"
         )
     lines += ["", "Left out:", ""] if corpus["skipped"] else []
-    lines += [f"- {count:,} {reason} (e.g. `{corpus['examples'][reason]}`)" for reason, count in corpus["skipped"].items()]
-    if corpus["replaced"]:
-        lines.append(f"- undecodable bytes replaced in {corpus['replaced']:,} files")
+    lines += [f"- {count:,} {reason} (e.g. `{corpus['examples'][reason][0]}`)" for reason, count in corpus["skipped"].items()]
+    lines += [f"- {what} in {count:,} documents" for what, count in corpus["changed"].items()]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from llmforge.configs.data import SPLITS, DataArguments
-from llmforge.data.sources import Document
+from llmforge.data.documents import Document
 from llmforge.errors import DataError
 
 

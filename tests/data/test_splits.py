@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmforge.configs.data import DataArguments
-from llmforge.data.sources import Document
+from llmforge.data.documents import Document
 from llmforge.data.splits import split_documents, split_position
 from llmforge.errors import DataError
 
