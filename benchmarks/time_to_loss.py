@@ -226,7 +226,7 @@ def attempts(spec: dict[str, Any], shares: list[float], goal: float) -> Iterator
 def split_corpus(spec: dict[str, Any], folder: Path, vocabulary: int) -> dict[str, Any]:
     """The documents of both splits as JSONL, for `run_clm`, and a tokenizer trained on the training documents."""
     from llmforge import DataArguments, TokenizerArguments
-    from llmforge.data.sources import read_corpus
+    from llmforge.data.sources.corpus import read_corpus
     from llmforge.data.splits import split_documents
     from llmforge.tokenization import train_tokenizer
 

@@ -46,7 +46,10 @@ ORDER: list[set[str]] = [
         "documents hashing bins functions",
         "shingles generated gutenberg markdown boilerplate mending path_header",
         "cleaning dedup packing mixing",
-        "sources",
+    ),
+    *folder("data.sources", "kinds cutting ignoring", "streams", "walk archives", "remote", "finding reading", "units", "corpus"),
+    *folder(
+        "data",
         "splits",
         "shards rows dataset_writer",
         "corpus",

@@ -9,7 +9,7 @@ from helpers import write_documents
 
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
-from llmforge.data.sources import Document
+from llmforge.data.documents import Document
 from llmforge.errors import ConfigError
 from llmforge.runtime.commands import run_command
 from llmforge.tokenization import load

@@ -26,10 +26,10 @@ from llmforge.data.dedup import PERMUTATIONS, SIGNATURE_VERSION, signatures, tex
 from llmforge.data.documents import Account, Document
 from llmforge.data.functions import load_function
 from llmforge.data.shards import TextShard, digest, shard_path, text_shard
-from llmforge.data.sources.few import FEW_DOCUMENTS, cut_sections
+from llmforge.data.sources.corpus import nothing_found
+from llmforge.data.sources.cutting import FEW_DOCUMENTS, cut_sections
 from llmforge.data.sources.units import Unit, find_units, read_unit
 from llmforge.data.splits import split_position
-from llmforge.errors import DataError
 from llmforge.runtime.logs import logger
 from llmforge.storage import cache_root
 
@@ -247,26 +247,13 @@ def read_shards(data: DataArguments, progress: Callable[[int, int], None] = lamb
         return Corpus(sources, made, sections, found)
 
     corpus = shards(sections=False)
-    if not len(corpus):
-        raise DataError(
-            f"{_shown(sources)}: no text in it{_why(corpus)}.", "Give a folder with text, or other --suffixes or --format."
-        )
+    for number, source in enumerate(sources):
+        if not (corpus.source_numbers == number).any():
+            raise nothing_found(source, corpus.account(number))
     if len(corpus) < FEW_DOCUMENTS and all(source.segment == "file" for source in sources):
         cut = shards(sections=True)
         corpus = cut if len(cut) > len(corpus) else corpus
     return corpus
-
-
-def _shown(sources: Sequence[Source]) -> str:
-    return ", ".join(source.name for source in sources)
-
-
-def _why(corpus: Corpus) -> str:
-    total = Account()
-    for number in range(len(corpus.sources)):
-        total.add(corpus.account(number))
-    seen = "; ".join(f"{count} {reason}, e.g. {total.examples[reason][0]}" for reason, count in sorted(total.skipped.items()))
-    return f" ({seen})" if seen else ""
 
 
 def _grouped(units: Sequence[Unit]) -> Iterator[tuple[Unit, ...]]:
