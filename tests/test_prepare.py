@@ -8,7 +8,7 @@ import os
 import pytest
 from helpers import write_documents
 
-from llmforge.data.prepare import load_prepared
+from llmforge.data.prepared import load_prepared
 from llmforge.prepare import main
 from llmforge.runtime.commands import run_command
 

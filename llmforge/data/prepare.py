@@ -46,7 +46,7 @@ class _Stages:
         from tqdm import tqdm
 
         started = time.perf_counter()
-        with tqdm(unit="B", unit_scale=True, desc=name, delay=2, leave=False, disable=rank() != 0) as bar:
+        with tqdm(unit="B", unit_scale=True, desc=name, delay=2, leave=False, disable=rank() != 0 or not sys.stderr.isatty()) as bar:
 
             def progress(done: int, total: int) -> None:
                 bar.total = total

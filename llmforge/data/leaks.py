@@ -1,0 +1,3 @@
+LEAK=0.0
+class LeakReport: pass
+def check_leaks(x): pass

@@ -1,0 +1,1 @@
+def mix(corpus, lengths, repeats): return []
