@@ -1,3 +1,0 @@
-LEAK=0.0
-class LeakReport: pass
-def check_leaks(x): pass

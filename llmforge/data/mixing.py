@@ -1,1 +1,0 @@
-def mix(corpus, lengths, repeats): return []
