@@ -43,6 +43,8 @@ ORDER: list[set[str]] = [
     *folder(
         "data",
         "documents",
+        "functions",
+        "boilerplate generated gutenberg markdown mending path_header",
         "cleaning dedup packing",
         "sources",
         "splits",
