@@ -19,7 +19,7 @@ from llmforge.data.functions import load_function
 from llmforge.data.generated import is_generated
 from llmforge.data.gutenberg import removals, strip_gutenberg
 from llmforge.data.markdown import clean_markdown, code_spans
-from llmforge.data.mending import encodable, mend
+from llmforge.data.mending import encodable, mend, suspicious
 from llmforge.data.path_header import with_path
 from llmforge.errors import DataError
 
@@ -73,17 +73,30 @@ def clean_document(document: Document, source: Source, account: Account) -> Docu
 
 
 def _mended(document: Document, source: Source, account: Account) -> str:
-    prose = document.kind in ("text", "markdown")
-    text, done = mend(document.text, prose, code_spans if document.kind == "markdown" else None)
+    if document.kind == "markdown":
+        text, done = _mended_markdown(document.text, source.front_matter == "keep")
+    else:
+        text, done = mend(document.text, prose=document.kind == "text")
     if source.format == "gutenberg":
         text, removed = strip_gutenberg(text)
         if removed or not _PIECE.search(document.name):
             done += removals(removed)
-    elif document.kind == "markdown":
-        text, removed = clean_markdown(text, source.front_matter == "keep")
-        done += removed
-    account.changed.update(done)
+    account.changed.update(set(done))
     return text
+
+
+def _mended_markdown(text: str, keep_front_matter: bool) -> tuple[str, list[str]]:
+    text, done = mend(text, prose=True, code=code_spans)
+    while True:
+        cleaned, removed = clean_markdown(text, keep_front_matter)
+        done += removed
+        if cleaned == text or not suspicious(cleaned):
+            return cleaned, done
+        # What went may have stood between the halves of something to mend.
+        text, more = mend(cleaned, prose=True, code=code_spans)
+        done += more
+        if text == cleaned:
+            return text, done
 
 
 def why_dropped(text: str, document: Document, source: Source) -> str | None:

@@ -58,15 +58,16 @@ def clean_markdown(text: str, keep_front_matter: bool = False) -> tuple[str, lis
     Returns:
         The text, and what was done to it.
     """
-    done = []
     body = front_matter_end(text)
-    front = text[:body] if keep_front_matter else ""
-    if body and not keep_front_matter:
-        done.append("front matter dropped")
     cleaned = _clean(text[body:])
+    done = ["front matter dropped"] if body and not keep_front_matter else []
     if cleaned != text[body:]:
         done.append("comments, images and link addresses removed")
-    return (front + cleaned if keep_front_matter else cleaned.lstrip("\n") if body else cleaned), done
+    if body and not keep_front_matter:
+        cleaned = cleaned.lstrip("\n")
+    if done and front_matter_end(cleaned):
+        cleaned = f"\n{cleaned}"  # what came to the top only looks like it
+    return text[:body] + cleaned if keep_front_matter else cleaned, done
 
 
 def front_matter_end(text: str) -> int:
@@ -286,7 +287,7 @@ def _placed(rule: Callable[[StateInline, bool], bool], kind: str) -> Callable[[S
         if not rule(state, silent):
             return False
         token = next((token for token in state.tokens[before:] if token.type == kind), None)
-        if token is not None and not silent:
+        if token is not None and not silent and not state.src.startswith("[^", start):  # a footnote, which is text
             token.meta["span"] = (start, state.pos)
             if kind == "link_open":
                 token.meta["label"] = state.md.helpers.parseLinkLabel(state, start, True)
