@@ -35,7 +35,11 @@ _COMMENT = re.compile(
     r"\s*(?://|#(?!include|if |pragma (?!once)|\[)|/\*|\*|--|;|%|<!--|\(\*|\{-|\"\"\"|'''|<\?|REM\b|$)", re.IGNORECASE
 )
 _OPENS = (("/*", "*/"), ("<!--", "-->"), ("(*", "*)"), ("{-", "-}"), ('"""', '"""'), ("'''", "'''"))
-_LEADER = re.compile(r"^[\s/*#;%!<>{(\[\-\"'=+|@.]*(?:REM\b)?\s*", re.IGNORECASE)
+# The sign of a comment, and what adorns it; and what a comment only quotes, or shows as an example.
+_LEADER = re.compile(
+    r"\s*(?:/\*+|\*+/?|//+!?|\#+|--+|;+|%+|<!--|\(\*|\{-|\"\"\"|'''|REM\b)?(?:(?!//|\#)[^\w\"`“@])*", re.IGNORECASE
+)
+_QUOTED = re.compile(r'"[^"\n]*"|`[^`\n]*`|“[^”\n]*”|^(?://|\#).*')
 _SIGNED = re.compile(
     r"""
     (?:(?:this|the)\ (?:file|code|source|module|class|script|document|header)\ )?(?:(?:is|was|has\ been)\ )?
@@ -94,9 +98,9 @@ def _signed(text: str) -> bool:
     if not any(word in lower for word in _MENTIONS):
         return False
     comment = _first_comment(head)
-    if any(_AT_GENERATED.search(line) for line in comment):
+    lines = [_QUOTED.sub("", _LEADER.sub("", line, count=1)) for line in comment]
+    if any(_AT_GENERATED.search(line) for line in lines):
         return True
-    lines = [_LEADER.sub("", line) for line in comment]
     if any(_SIGNED.match(line) for line in lines):
         return True
     whole = "\n".join(lines)

@@ -239,7 +239,25 @@ def test_nothing_to_do_gives_the_document_itself():
 
 _PIECES = (
     *("a", "b", " ", "\n", "\n\n", "\r", "\t", "é", "Ã©", "Ã", "©", "â€", "œ", "\x80", "\x9d", "\x07", "\x1b[3", "1m", "\x0c"),
-    *("\u200b", "\ufeff", "\ud83d", "\ude00", "`", "``", "```\n", "~~~\n", "[", "](u)", "![", "<!--", "-->", "<", ">", "> ", "- "),
+    *(
+        "\u200b",
+        "\ufeff",
+        "\ud83d",
+        "\ude00",
+        "`",
+        "``",
+        "```\n",
+        "~~~\n",
+        "[",
+        "](u)",
+        "![",
+        "<!--",
+        "-->",
+        "<",
+        ">",
+        "> ",
+        "- ",
+    ),
     *("    ", "[a]: u\n", "[a]", "---\n", "k: v\n", "|", "\\", "<img src=x>", "<pre>", "</pre>", "{", "}", "# ", "\0", "\x85"),
 )
 
@@ -262,7 +280,11 @@ def test_cleaning_what_is_clean_changes_nothing(kind: str):
     ("name", "text", "headed"),
     [
         ("pkg/a.go", "package a\n", "// pkg/a.go\npackage a\n"),
-        ("a.py", "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\nx\n", "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n# a.py\nx\n"),
+        (
+            "a.py",
+            "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\nx\n",
+            "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n# a.py\nx\n",
+        ),
         ("a.sh", "#!/bin/sh", "#!/bin/sh\n# a.sh\n"),
         ("a.rs", "#![allow(x)]\nfn f() {}\n", "// a.rs\n#![allow(x)]\nfn f() {}\n"),
         ("a.php", "<?php\necho 1;\n", "<?php\n// a.php\necho 1;\n"),

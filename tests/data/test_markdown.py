@@ -32,7 +32,10 @@ def code_of(text: str) -> tuple[list[str], list[str]]:
     ("text", "cleaned"),
     [
         ("See [the docs](https://a.b/c?utm=1 'Title').\n", "See the docs.\n"),
-        ("See [the docs][1], [this][] and [that].\n\n[1]: http://a\n[this]: <http://b> 'T'\n[that]:\n  http://c\n", "See the docs, this and that.\n"),
+        (
+            "See [the docs][1], [this][] and [that].\n\n[1]: http://a\n[this]: <http://b> 'T'\n[that]:\n  http://c\n",
+            "See the docs, this and that.\n",
+        ),
         ("Run [`kind`](u) or [a *b*](u).\n", "Run `kind` or a *b*.\n"),
         ("[![badge](i.svg)](u) [![two](i.svg)](u)\n\n# Name\n", "# Name\n"),
         ("# Name ![logo](l.png)\n\n![](picture.png)\n\nText.\n", "# Name\n\nText.\n"),
@@ -98,7 +101,7 @@ def test_code_blocks_come_out_byte_for_byte(fence: str):
     text = f"---\ntitle: x\n---\n\nSee [a](b). <!-- c -->\n\n![d](e)\n\n{fence}\n"
     found = clean(text)
     assert found == f"See a.\n\n{fence}\n"
-    assert code_of(found)[0] == [block for block in code_of(text.partition("---\n\n")[2])[0]] != []
+    assert code_of(found)[0] == code_of(text.partition("---\n\n")[2])[0] != []
 
 
 @pytest.mark.parametrize(
@@ -114,8 +117,40 @@ def test_a_text_whose_code_would_change_is_left_alone(text: str):
 
 
 _PIECES = (
-    *("```", "````", "~~~", "`", "``", "\n", "\n", "\n\n", "    ", "  ", "> ", "- ", "1. ", "# ", "word", "word ", "[a](b)", "[c]"),
-    *("[c]: d\n", "![e](f)", "[![g](h)](i)", "<!-- j -->", "<!--", "-->", "<img src='k'>", "<div>", "</div>", "<pre>", "|", "---"),
+    *(
+        "```",
+        "````",
+        "~~~",
+        "`",
+        "``",
+        "\n",
+        "\n",
+        "\n\n",
+        "    ",
+        "  ",
+        "> ",
+        "- ",
+        "1. ",
+        "# ",
+        "word",
+        "word ",
+        "[a](b)",
+        "[c]",
+    ),
+    *(
+        "[c]: d\n",
+        "![e](f)",
+        "[![g](h)](i)",
+        "<!-- j -->",
+        "<!--",
+        "-->",
+        "<img src='k'>",
+        "<div>",
+        "</div>",
+        "<pre>",
+        "|",
+        "---",
+    ),
     *("\t", "\\", "[", "]", "(", ")", "!", "é"),
 )
 
@@ -194,11 +229,21 @@ def test_only_what_stood_at_the_top_is_front_matter(text: str):
 
 def test_code_spans_are_where_the_code_is():
     text = "# `a` é\n\n> x ``b ` c`` y\n\n```\nd\n```\n\n| `e` | `e` |\n|---|---|\n\n    f\n"
-    assert [text[start:stop] for start, stop in code_spans(text)] == ["`a`", "``b ` c``", "```\nd\n```\n", "`e`", "`e`", "    f\n"]
+    assert [text[start:stop] for start, stop in code_spans(text)] == [
+        "`a`",
+        "``b ` c``",
+        "```\nd\n```\n",
+        "`e`",
+        "`e`",
+        "    f\n",
+    ]
 
 
 def test_what_was_done_is_said():
-    assert clean_markdown("---\na: b\n---\n[c](d)\n")[1] == ["front matter dropped", "comments, images and link addresses removed"]
+    assert clean_markdown("---\na: b\n---\n[c](d)\n")[1] == [
+        "front matter dropped",
+        "comments, images and link addresses removed",
+    ]
 
 
 def test_every_word_outside_comments_images_and_addresses_stays():
