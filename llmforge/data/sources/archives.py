@@ -5,12 +5,13 @@ Nothing in an archive is trusted: sizes that it promises, how far it unpacks, an
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from llmforge.configs.source import Source
 from llmforge.data.documents import Account
@@ -90,7 +91,7 @@ def _zip_members(file: BinaryIO, name: str, size: int, source: Source, account: 
         for info in infos:
             folder, _, last = harmless_name(info.filename).rpartition("/")
             if last == ignoring.NAME and _ignoring(source) and not _zip_fault(info):
-                with archive.open(info) as stream:
+                with contextlib.suppress(*BROKEN), _open(archive, info) as stream:
                     rules.add(folder, stream.read(ignoring.MOST_BYTES))
         for info in infos:
             member = harmless_name(info.filename)
@@ -105,12 +106,19 @@ def _zip_members(file: BinaryIO, name: str, size: int, source: Source, account: 
             if left < 0:
                 raise TooLarge(f"unpacks to more than {MOST_RATIO} times its size")
             try:
-                stream = archive.open(info)
-            except (*BROKEN, RuntimeError) as error:  # the last: a method that zipfile does not know
+                stream = _open(archive, info)
+            except BROKEN as error:
                 broken(source, account, reason_of(error), full)
                 continue
             with stream:
                 yield full, kind, unpacked(cast(BinaryIO, stream), member, info.file_size), info.file_size
+
+
+def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:
+    try:
+        return archive.open(info)
+    except (ValueError, RuntimeError) as error:  # another name than in the directory; a method that zipfile does not know
+        raise zipfile.BadZipFile(str(error)) from error
 
 
 def _zip_fault(info: zipfile.ZipInfo) -> str | None:

@@ -9,19 +9,12 @@ from typing import BinaryIO, Literal, cast
 
 from llmforge.configs.source import Source
 from llmforge.data.documents import Account, Document
-from llmforge.data.sources.cutting import (
-    LARGE_SECTION_BYTES,
-    OVER_LONG,
-    RANGE_BYTES,
-    WHOLE_BYTES,
-    cut_sections,
-    cut_stream,
-    paragraphs,
-)
+from llmforge.data.sources import cutting
+from llmforge.data.sources.cutting import cut_sections, cut_stream, paragraphs
 from llmforge.data.sources.kinds import TEXTUAL
 from llmforge.data.sources.streams import PROBE, broken, chunks, decode, is_binary, wide_encoding
 
-LARGE = f"larger than {WHOLE_BYTES >> 20} MB: cut into sections of about {LARGE_SECTION_BYTES >> 10} KB"
+LARGE = f"larger than {cutting.WHOLE_BYTES >> 20} MB: cut into sections of about {cutting.LARGE_SECTION_BYTES >> 10} KB"
 #: A member of an archive that can only be read by going to and fro in it is held in memory, up to this size.
 SEEKABLE_BYTES = 256 << 20
 
@@ -50,7 +43,7 @@ class Reading:
 
     def over_long(self, line: int) -> None:
         """Count a line that is too long; `line` counts from 1 within the stream."""
-        broken(self.source, self.account, OVER_LONG, f"{self.name}:{self.line + line}")
+        broken(self.source, self.account, cutting.OVER_LONG, f"{self.name}:{self.line + line}")
 
 
 def by_paragraph(kind: str, source: Source) -> bool:
@@ -101,22 +94,21 @@ def _group(reading: Reading) -> str:
 
 def _texts(file: BinaryIO, reading: Reading, sections: bool) -> Iterator[Document]:
     account = reading.account
-    data = file.read(WHOLE_BYTES + 1)
+    data = file.read(cutting.WHOLE_BYTES + 1)
     if is_binary(data) and not reading.start:
         account.skip("binary", reading.name)
         return
     kind = cast(Literal["text", "code", "markdown"], "text" if reading.kind == "gutenberg" else reading.kind)
     if by_paragraph(reading.kind, reading.source):
-        if reading.kind == "gutenberg" and len(data) <= WHOLE_BYTES:
+        if reading.kind == "gutenberg" and len(data) <= cutting.WHOLE_BYTES:
             data = _book(decode(data, account), account).encode("utf-8", "surrogatepass")
-        for piece in cut_stream(chunks(file, data), RANGE_BYTES, reading.over_long):
+        for piece in cut_stream(chunks(file, data), cutting.RANGE_BYTES, reading.over_long):
             for start, block in paragraphs(piece):
                 if block.strip():
                     yield Document(f"{reading.name}@{reading.start + start}", decode(block, account), kind)
-    elif reading.large or len(data) > WHOLE_BYTES:
-        if not reading.start:
-            account.changed[LARGE] += 1
-        for piece in cut_stream(chunks(file, data), LARGE_SECTION_BYTES, reading.over_long):
+    elif reading.large or len(data) > cutting.WHOLE_BYTES:
+        for piece in cut_stream(chunks(file, data), cutting.LARGE_SECTION_BYTES, reading.over_long):
+            account.changed[LARGE] += not reading.start + piece.start
             yield Document(f"{reading.name}@{reading.start + piece.start}", decode(piece.data, account), kind)
     else:
         text = decode(data, account)
@@ -173,7 +165,7 @@ def _lines(file: BinaryIO, head: bytes, reading: Reading) -> Iterator[Document]:
     """JSONL, a few megabytes at a time: a line is never longer than the reader can hold."""
     from llmforge.data.formats import jsonl
 
-    for piece in cut_stream(chunks(file, head), RANGE_BYTES, reading.over_long, at_blank_lines=False):
+    for piece in cut_stream(chunks(file, head), cutting.RANGE_BYTES, reading.over_long, at_blank_lines=False):
         yield from jsonl.read(
             io.BytesIO(piece.data), reading.name, reading.source, reading.account, first_line=reading.line + piece.line + 1
         )

@@ -150,11 +150,13 @@ def _failures(shown: str) -> Iterator[None]:
         yield
     except (DataError, StorageError):
         raise
-    except FileNotFoundError:
-        raise DataError(f"{shown}: no such file or folder.", "Check the URL.") from None
     except Exception as error:
-        status = getattr(error, "status", None) or getattr(error, "code", None)
-        told = f"{type(error).__name__}{f' {status}' if isinstance(status, int) else ''}"
+        # Over HTTP fsspec calls every failure a missing file, and keeps the real one as its cause.
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ is not None else error
+        status = getattr(cause, "status", None)
+        if isinstance(cause, FileNotFoundError) or status in (404, 410):
+            raise DataError(f"{shown}: no such file or folder.", "Check the URL.") from None
+        told = f"{type(cause).__name__}{f' {status}' if isinstance(status, int) else ''}"
         raise DataError(
             f"{shown} cannot be read ({told}).", "Check URL, credentials and network; what was fetched is kept."
         ) from None
@@ -206,8 +208,15 @@ def _store(url: str) -> tuple[Any, str]:
     check_protocol(url)
     import fsspec
 
+    options = {}
+    if url.lower().startswith("http"):
+        import aiohttp
+
+        # By default a download may take five minutes in all, however large it is.
+        options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)}}
     with _failures(without_secrets(url)):
-        store, path = fsspec.core.url_to_fs(url)
+        store, path = fsspec.core.url_to_fs(url, **options)
+        store.invalidate_cache()  # of listings, which another call of this process may have left
     return store, path
 
 
@@ -248,7 +257,9 @@ def remote_files(source: Source) -> tuple[list[RemoteFile], bool]:
             found, root = store.find(path, detail=True), path
     files = []
     for place, info in found.items():
-        if info.get("type", "file") == "file" and not (over_http and "?" in place):
+        # A page that lists nothing is listed itself; links with a query only sort it.
+        listing = over_http and ("?" in place or place.endswith("/"))
+        if info.get("type", "file") == "file" and not listing:
             rest = place[len(root) :] if place.startswith(root) else place
             files.append(RemoteFile(store, place, info, harmless_name(unquote(rest) if over_http else rest)))
     if not files:

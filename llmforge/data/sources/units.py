@@ -17,8 +17,9 @@ from typing import BinaryIO, cast
 
 from llmforge.configs.source import Source
 from llmforge.data.documents import Account, Document
+from llmforge.data.sources import cutting
 from llmforge.data.sources.archives import members
-from llmforge.data.sources.cutting import RANGE_BYTES, WHOLE_BYTES, cut_stream
+from llmforge.data.sources.cutting import cut_stream
 from llmforge.data.sources.finding import FoundFile, find_files
 from llmforge.data.sources.kinds import TEXTUAL, compression_of
 from llmforge.data.sources.reading import Reading, by_paragraph, documents, finished
@@ -119,7 +120,7 @@ def _units_of(found: FoundFile, source: Source, account: Account) -> Iterator[Un
             if not stat.S_ISREG(status.st_mode):
                 account.skip("no regular file", name)
                 return
-            head = file.read(min(status.st_size, RANGE_BYTES) + 1)
+            head = file.read(min(status.st_size, cutting.RANGE_BYTES) + 1)
             if not head:
                 account.skip("empty", name)
                 return
@@ -144,15 +145,15 @@ def _units_of(found: FoundFile, source: Source, account: Account) -> Iterator[Un
 def _in_ranges(unit: Unit) -> bool:
     """Whether a file is so large, and of such a kind, that it is read in ranges."""
     if unit.kind == "jsonl" or (unit.kind == "text" and by_paragraph(unit.kind, unit.source)):
-        return unit.size > RANGE_BYTES
-    return unit.kind in ("text", "code", "markdown", "gutenberg") and unit.size > WHOLE_BYTES
+        return unit.size > cutting.RANGE_BYTES
+    return unit.kind in ("text", "code", "markdown", "gutenberg") and unit.size > cutting.WHOLE_BYTES
 
 
 def _ranges(whole: Unit, parts: Iterator[bytes], account: Account) -> Iterator[Unit]:
     by_line = whole.kind == "jsonl"
     large = not by_line and not by_paragraph(whole.kind, whole.source)
     over_long = Reading(whole.source, account, whole.kind, whole.name).over_long
-    for piece in cut_stream(parts, RANGE_BYTES, over_long, at_blank_lines=not by_line):
+    for piece in cut_stream(parts, cutting.RANGE_BYTES, over_long, at_blank_lines=not by_line):
         digest = _new_digest(whole.kind)
         digest.update(piece.data)
         yield replace(
@@ -215,11 +216,19 @@ def read_unit(unit: Unit, account: Account, sections: bool = False) -> Iterator[
 
 
 def _members(file: BinaryIO, unit: Unit, account: Account, sections: bool) -> Iterator[Document]:
-    for name, kind, stream, size in members(file, unit.file, unit.size, unit.source, account):
-        try:
-            yield from _counted(stream, Reading(unit.source, account, kind, name), sections, size)
-        except BROKEN as error:
-            broken(unit.source, account, reason_of(error), name)
+    counted = False
+    try:
+        for name, kind, stream, size in members(file, unit.file, unit.size, unit.source, account):
+            counted = False
+            try:
+                yield from _counted(stream, Reading(unit.source, account, kind, name), sections, size)
+            except BROKEN as error:
+                broken(unit.source, account, reason_of(error), name)
+                counted = True
+    except BROKEN:
+        # What breaks a tar breaks the member that it comes in first: that is told already.
+        if not counted:
+            raise
 
 
 def _counted(stream: BinaryIO, reading: Reading, sections: bool, size: int) -> Iterator[Document]:
