@@ -9,8 +9,11 @@ looked at. Nothing depends on the order of the documents except the numbers they
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -69,10 +72,27 @@ def signatures(contents: Sequence[str] | Sequence[np.ndarray] | Sequence[str | n
     return found
 
 
-def _digest(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+@functools.cache
+def _min_hash() -> Any:
+    """rensa's MinHash with a thread pool of one: a larger one would not survive a fork, and workers are processes."""
     from rensa import RMinHash
 
-    made = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), PERMUTATIONS, _SEED)
+    name = "RAYON_NUM_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:  # the pool is started by the first large batch, and keeps its size
+        many = np.arange(1 << 18, dtype=np.uint64)
+        RMinHash.digest_matrix_from_flat_token_hashes(many, [0, len(many)], PERMUTATIONS, _SEED)
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+    return RMinHash
+
+
+def _digest(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    made = _min_hash().digest_matrix_from_flat_token_hashes(hashes, offsets.astype(np.uint64), PERMUTATIONS, _SEED)
     return np.array(made.to_rows(), dtype=np.uint32).reshape(-1, PERMUTATIONS)
 
 
