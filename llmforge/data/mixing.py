@@ -61,12 +61,11 @@ def mix(
     total = sum(have[index] for index in weighted)
     sum_of_weights = sum(weights[index] or 0.0 for index in weighted)
     counts = []
-    for index, own in enumerate(sizes):
-        weight = weights[index]
+    for size, key, weight in zip(sizes, keys, weights, strict=True):
         if weight is None:
-            counts.append(np.ones(len(own), dtype=np.int64))
+            counts.append(np.ones(len(size), dtype=np.int64))
         else:
-            counts.append(_choose(own, total * (weight / sum_of_weights), _scramble(keys[index], seed)))
+            counts.append(_choose(size, total * (weight / sum_of_weights), _scramble(key, seed)))
     tokens = [int((own * count).sum()) for own, count in zip(sizes, counts, strict=True)]
     every = sum(tokens)
     shares = [one / every if every else 0.0 for one in tokens]
