@@ -32,6 +32,12 @@ _NEW_LETTERS = re.compile(
     "\U000187f8-\U000187ff\U00018d09-\U00018d1e\U00018d80-\U00018df2\U0001e6c0-\U0001e6ff\U0002b73a-\U0002b73f"
     "\U0002cea2-\U0002cead\U000323b0-\U00033479]"
 )
+#: Characters outside a choice of those that no version of NFC changes or joins to their neighbours: the two libraries
+#: have normalization tables of different age.
+_NFC_MATTERS = re.compile(
+    "[^\x00-\u02ff\u0400-\u0482\u048a-\u052f\u2010-\u2027\u2030-\u205e\u20a0-\u20bf\u2190-\u22ff\u2500-\u27bf"
+    "\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fd5\uac00-\ud7a3\uff01-\uff9d\U0001f300-\U0001f64f]"
+)
 #: What pre-tokenizers and byte alphabets differ in.
 _AWKWARD = (
     "",
@@ -73,6 +79,7 @@ class Encoder:
         self._compared = False
         #: Texts that hold one of these are left to `tokenizers`.
         self._slow_contents: list[str] = []
+        self._normalizes = False
         self._description = ""
         if fast:
             self._prepare()
@@ -106,7 +113,10 @@ class Encoder:
             return self._fall_back("it would cut words where ByteLevel(use_regex=False) does not")
         if description["model"].get("dropout"):
             return self._fall_back("merges are dropped at random")
-        if own and description["normalizer"] is not None:
+        self._normalizes = description["normalizer"] is not None
+        if self._normalizes and description["normalizer"] != {"type": "NFC"}:
+            return self._fall_back("it may normalize in other ways")
+        if self._normalizes and not all(added["content"].isascii() for added in own):
             return self._fall_back("added tokens stand beside a normalizer")
         # Special tokens are not matched in texts, so it does not get to know them. A special token's text can hide an
         # own token that overlaps it, though; and tokens that take spaces along are matched by `tokenizers` alone.
@@ -136,7 +146,11 @@ class Encoder:
         """Whether only `tokenizers` is known to get `text` right."""
         if any(content in text for content in self._slow_contents):
             return True
-        return not text.isascii() and _NEAR_NEW_LETTERS.search(text) is not None and _NEW_LETTERS.search(text) is not None
+        if text.isascii():
+            return False
+        if self._normalizes and _NFC_MATTERS.search(text):
+            return True
+        return _NEAR_NEW_LETTERS.search(text) is not None and _NEW_LETTERS.search(text) is not None
 
     def _check(self, texts: list[str]) -> None:
         texts = [text for text in texts if not self._is_slow(text)]
