@@ -17,7 +17,7 @@ _RECORD_SUFFIXES = {
     "jsonl": (".jsonl", ".ndjson"),
     "csv": (".csv", ".tsv"),
     "parquet": (".parquet",),
-    "npz": (".npz",),
+    "npz": (".npz", ".npy"),
 }
 _KINDS = {
     **dict.fromkeys(CODE_SUFFIXES, "code"),

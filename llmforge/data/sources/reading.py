@@ -100,7 +100,7 @@ def _texts(file: BinaryIO, reading: Reading, sections: bool) -> Iterator[Documen
         return
     kind = cast(Literal["text", "code", "markdown"], "text" if reading.kind == "gutenberg" else reading.kind)
     if by_paragraph(reading.kind, reading.source):
-        if reading.kind == "gutenberg" and len(data) <= cutting.WHOLE_BYTES:
+        if reading.kind == "gutenberg" and reading.source.clean and len(data) <= cutting.WHOLE_BYTES:
             data = _book(decode(data, account), account).encode("utf-8", "surrogatepass")
         for piece in cut_stream(chunks(file, data), cutting.RANGE_BYTES, reading.over_long):
             for start, block in paragraphs(piece):
@@ -112,17 +112,17 @@ def _texts(file: BinaryIO, reading: Reading, sections: bool) -> Iterator[Documen
             yield Document(f"{reading.name}@{reading.start + piece.start}", decode(piece.data, account), kind)
     else:
         text = decode(data, account)
-        if sections and reading.kind == "gutenberg":
+        if sections and reading.kind == "gutenberg" and reading.source.clean:
             text = _book(text, account)
         yield Document(reading.name, text, kind)
 
 
 def _book(text: str, account: Account) -> str:
     """A book without what Project Gutenberg put around it: that can be told only as long as it is whole."""
-    from llmforge.data.gutenberg import strip_gutenberg
+    from llmforge.data.gutenberg import removals, strip_gutenberg
 
     stripped, removed = strip_gutenberg(text)
-    account.changed.update(removed)
+    account.changed.update(removals(removed))
     return stripped
 
 
