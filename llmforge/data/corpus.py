@@ -80,7 +80,8 @@ def _read(job: _Job, account: Account) -> Iterator[Document]:
         for document in read_unit(unit, account):
             cleaned = document if document.ids is not None else clean_document(document, job.source, account)
             if cleaned is not None:
-                yield from cut_sections(cleaned) if job.sections and cleaned.ids is None else (cleaned,)
+                whole = not job.sections or cleaned.ids is not None or job.source.content != "text"
+                yield from (cleaned,) if whole else cut_sections(cleaned)
 
 
 def _together(documents: Iterator[Document]) -> Iterator[list[Document]]:

@@ -46,7 +46,9 @@ class _Stages:
         from tqdm import tqdm
 
         started = time.perf_counter()
-        with tqdm(unit="B", unit_scale=True, desc=name, delay=2, leave=False, disable=rank() != 0 or not sys.stderr.isatty()) as bar:
+        with tqdm(
+            unit="B", unit_scale=True, desc=name, delay=2, leave=False, disable=rank() != 0 or not sys.stderr.isatty()
+        ) as bar:
 
             def progress(done: int, total: int) -> None:
                 bar.total = total
@@ -184,11 +186,32 @@ def _trained_tokenizer(args: TokenizerArguments, corpus: Corpus, chosen: np.ndar
     return folder
 
 
+def _mixed(corpus: Corpus, tokens: TokenizedCorpus, repeats: dict[str, np.ndarray], data: DataArguments) -> list[dict[str, Any]]:
+    """Set how often training documents come, by their sources' weights; what came of it, for the card."""
+    weights = [source.weight for source in corpus.sources]
+    if all(weight is None for weight in weights):
+        return []
+    names = [source.name for source in corpus.sources]
+    train = repeats["train"]
+    own = [np.flatnonzero((corpus.source_numbers == number) & (train > 0)) for number in range(len(names))]
+    found = mix([tokens.lengths[m] for m in own], [corpus.hashes[m, 0] for m in own], weights, names, data.split_seed)
+    for members, counts in zip(own, found.counts, strict=True):
+        train[members] = counts
+    weighted = sum(share for share, weight in zip(found.shares, weights, strict=True) if weight is not None)
+    wanted = sum(weight or 0.0 for weight in weights)
+    cards = []
+    for name, weight, share, times in zip(names, weights, found.shares, found.repeats, strict=True):
+        goal = share if weight is None else weighted * weight / wanted
+        cards.append({"source": name, "weight": weight, "wanted": goal, "achieved": share, "repeats": times})
+        logger.info("mixture: %s is %.1f%% of the training tokens, each document %.2f times", printable(name), 100 * share, times)
+    return cards
+
+
 def _write_splits(
     folder: Path, corpus: Corpus, tokens: TokenizedCorpus, allotment: Allotment, data: DataArguments
 ) -> dict[str, Any]:
     repeats = {name: chosen.astype(np.int64) for name, chosen in allotment.splits.items()}
-    mixture = mix(corpus, tokens.lengths, repeats)
+    mixture = _mixed(corpus, tokens, repeats, data)
     numbers = np.cumsum(np.sum(list(repeats.values()), axis=0) > 0) - 1
     cards: dict[str, Any] = {}
     for name, times in repeats.items():
