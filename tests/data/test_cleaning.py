@@ -94,6 +94,10 @@ def test_prose_around_code_in_markdown_is_mended_and_the_code_is_not():
     assert found == f"# été\n\nA `Ã©\u200b` here, and é there.\n\n{code}\n    indented Ã©\n\n<pre>\nÃ©\n</pre>\n"
 
 
+def test_what_a_comment_parted_is_mended_when_it_goes():
+    assert clean("She said â€<!-- x -->œno more.\n", "markdown")[0] == "She said “no more.\n"
+
+
 def test_a_control_character_between_two_backticks_does_not_make_code_of_prose():
     text = "a \u200b`\u200b`` b\n``` c ```\n"
     found, _ = clean(text, "markdown", "a.md")
