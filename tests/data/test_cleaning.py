@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import random
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from llmforge.configs.source import Source
 from llmforge.data import cleaning
@@ -314,3 +317,16 @@ def test_the_path_comes_after_the_filters_and_on_code_only():
     assert clean("x\n", "text", "a.py", path_header=True)[0] == "x\n"
     assert clean("\n", "code", "a.py", path_header=True)[0] is None
     assert clean("x\n", "code", "a.py", path_header=True, clean=False)[0] == "# a.py\nx\n"
+
+
+_ROW = re.compile(r"^\| (text|markdown|code) \| `('.*')` \| `('.*')` \|$", re.MULTILINE)
+EXAMPLES = _ROW.findall((ROOT / "docs" / "how-to" / "cleaning.md").read_text(encoding="utf-8"))
+
+
+def test_the_page_has_examples():
+    assert len(EXAMPLES) == 10
+
+
+@pytest.mark.parametrize(("kind", "before", "after"), EXAMPLES)
+def test_examples_of_the_page(kind: str, before: str, after: str):
+    assert clean(ast.literal_eval(before), kind)[0] == ast.literal_eval(after)
