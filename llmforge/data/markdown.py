@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -159,20 +159,22 @@ class _Parsed:
     def inlines(self) -> Iterator[tuple[Token, Places]]:
         """Each piece of running text, with where its lines are in the text; nowhere if that is not sure."""
         reached: dict[int, int] = {}  # cells of a table share a line
-        for token in self.tokens:
+        for before, token in pairwise(self.tokens):
             if token.type == "inline" and token.map is not None and token.children:
-                yield token, self._places(token.content, token.map[0], reached)
+                cell = before.type in ("th_open", "td_open")
+                yield token, self._places(token.content, token.map[0], cell, reached)
 
-    def _places(self, content: str, number: int, reached: dict[int, int]) -> Places:
+    def _places(self, content: str, number: int, cell: bool, reached: dict[int, int]) -> Places:
         """The parser takes indentation, quote marks and the like from the front of lines: find what it left."""
         places = []
         start = 0
         for line in content.split("\n"):
             bare = line.strip()
             source = self.lines[number] if number < len(self.lines) else ""
-            column = source.rstrip().rfind(bare) if source.rstrip().endswith(bare) else -1
-            if column < reached.get(number, 0):
+            if cell or not source.rstrip().endswith(bare):
                 column = source.find(bare, reached.get(number, 0))
+            else:
+                column = len(source.rstrip()) - len(bare)
             if column < 0:
                 return []
             reached[number] = column + len(bare)

@@ -38,11 +38,12 @@ def test_a_licence_header_is_found_shown_and_trimmed(header: str, before: str):
         f"package p{number}\n\n// f{number} does one thing and does it well, as all that is long should.\n"
         for number in range(20)
     ]
-    texts = [f"{before}{header.format(2000 + number)}\n{body}" for number, body in enumerate(code)]
+    owners = [f"{2000 + number} {'ABCDEFGHIJKLMNOPQRST'[number]}nna" for number in range(20)]
+    texts = [f"{before}{header.format(owner)}\n{body}" for owner, body in zip(owners, code, strict=True)]
     found = common(texts, "code")
     assert list(found.values()) == [20]
     block = next(iter(found))
-    assert find_block(texts[3], block, "code") == header.format(2003).strip("\n")
+    assert find_block(texts[3], block, "code") == header.format(owners[3]).strip("\n")
     for text, body in zip(texts, code, strict=True):
         assert trim(text, found, "code") == before + body
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import random
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
 from llmforge.configs.source import Source
 from llmforge.data import cleaning
@@ -92,6 +95,10 @@ def test_prose_around_code_in_markdown_is_mended_and_the_code_is_not():
     text = f"# Ã©tÃ©\n\nA `Ã©\u200b` here\u200b, and Ã© there.\n\n{code}\n    indented Ã©\n\n<pre>\nÃ©\n</pre>\n"
     found, _ = clean(text, "markdown", "a.md")
     assert found == f"# été\n\nA `Ã©\u200b` here, and é there.\n\n{code}\n    indented Ã©\n\n<pre>\nÃ©\n</pre>\n"
+
+
+def test_what_a_comment_parted_is_mended_when_it_goes():
+    assert clean("She said â€<!-- x -->œno more.\n", "markdown")[0] == "She said “no more.\n"
 
 
 def test_a_control_character_between_two_backticks_does_not_make_code_of_prose():
@@ -310,3 +317,16 @@ def test_the_path_comes_after_the_filters_and_on_code_only():
     assert clean("x\n", "text", "a.py", path_header=True)[0] == "x\n"
     assert clean("\n", "code", "a.py", path_header=True)[0] is None
     assert clean("x\n", "code", "a.py", path_header=True, clean=False)[0] == "# a.py\nx\n"
+
+
+_ROW = re.compile(r"^\| (text|markdown|code) \| `('.*')` \| `('.*')` \|$", re.MULTILINE)
+EXAMPLES = _ROW.findall((ROOT / "docs" / "how-to" / "cleaning.md").read_text(encoding="utf-8"))
+
+
+def test_the_page_has_examples():
+    assert len(EXAMPLES) == 10
+
+
+@pytest.mark.parametrize(("kind", "before", "after"), EXAMPLES)
+def test_examples_of_the_page(kind: str, before: str, after: str):
+    assert clean(ast.literal_eval(before), kind)[0] == ast.literal_eval(after)

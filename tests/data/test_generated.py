@@ -100,7 +100,7 @@ def test_minified():
     [
         "x = [" + ", ".join(map(str, range(1000))) + "]\n",  # one long line of a person's list
         "def f(a, b):\n    return a + b\n" * 100 + "DATA = '" + "QUJD" * 200 + "'\n",  # one long string among code
-        "a=1;b=2\n" * 400,  # dense, yet in lines
+        "alpha=1;beta=2;gamma=3;delta=4\n" * 100,  # dense, yet in lines
         "x" * 400,
     ],
 )

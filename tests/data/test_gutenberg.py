@@ -119,7 +119,8 @@ def test_a_credit_and_a_note_in_turn():
         "Produced by the company of players, it failed.",
         "*** A row of stars ***",
         "the end of the Project was near",
-        "End of Project Gutenberg's Volume I\n\nVolume II\n\na\n\nb\n\nc\n\nd\n\ne",
+        "End of Project Gutenberg's Volume I\n\nVolume II",
+        "Transcriber's Note:\n\nIt was kept.\n" + "\nPage 3: foo is bar." * 80 + "\n\nINDEX\n\nEmma, 3",
     ],
 )
 def test_words_of_the_book_stay(words: str):
@@ -150,6 +151,10 @@ def test_markers_far_inside_belong_to_a_collection():
     long = "\n\n".join([BOOK] * 12)
     inner = f"{long}\n\n{END}\n\nlicence\n\n{START}\n\n{long}"
     assert strip_gutenberg(f"{HEAD}{START}\n\n{inner}\n\n{END}{LICENCE}")[0] == inner + "\n"
+    for marker in (START, END):
+        text = f"{long}\n\n{marker}\n\n{long}"
+        assert strip_gutenberg(text) == (text, [])
+    assert strip_gutenberg(f"{HEAD}{START}\n\nOne.\n\n{START}\n\nTwo.\n")[0] == f"One.\n\n{START}\n\nTwo.\n"
 
 
 def test_nothing_but_a_header():

@@ -46,6 +46,7 @@ def code_of(text: str) -> tuple[list[str], list[str]]:
         ("[two\nlines](u\n'title') end\n", "two\nlines\nend\n"),
         ("> quoted [a](b)\n> ![x](y)\n> end\n", "> quoted a\n> end\n"),
         ("| [a](b) | c |\n|---|---|\n| `x\\|y` | ![i](j) [d](e) |\n", "| a | c |\n|---|---|\n| `x\\|y` | d |\n"),
+        ("| `a | [x](y)` |\n|---|---|\n", "| `a | x` |\n|---|---|\n"),
         ("[[a](b)](c)\n", "a\n"),
         ("<!-- one\n\ntwo -->\n\nText <!-- three --> here.<!-- four -->\n", "Text here.\n"),
         ("a\n<!-- b -->\nc\n", "a\n\nc\n"),
@@ -228,7 +229,7 @@ def test_only_what_stood_at_the_top_is_front_matter(text: str):
 
 
 def test_code_spans_are_where_the_code_is():
-    text = "# `a` é\n\n> x ``b ` c`` y\n\n```\nd\n```\n\n| `e` | `e` |\n|---|---|\n\n    f\n"
+    text = "# `a` é\n\n> x ``b ` c`` y\n\n```\nd\n```\n\n`e` | `e`\n---|---\n\n    f\n"
     assert [text[start:stop] for start, stop in code_spans(text)] == [
         "`a`",
         "``b ` c``",
