@@ -103,7 +103,7 @@ def fifo(folder):
         (without_the_suffix, "a.xyz"),
         (all_empty, "1 empty"),
         (too_few, "got none of the 1 documents"),
-        (fifo, "no file"),
+        (fifo, "neither file nor folder"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
