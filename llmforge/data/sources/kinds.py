@@ -83,6 +83,8 @@ def kind_of(name: str, source: Source, named: bool = False) -> str | None:
     _, dot, suffix = plain.rpartition(".")
     by_suffix = _KINDS.get(dot + suffix) if "/" not in suffix else None
     if source.format == "auto":
+        # A lone array is a file of ids only where the source says so.
+        by_suffix = None if plain.endswith(".npy") else by_suffix
         return by_suffix or ("text" if named else None)
     own = "text" if source.format == "gutenberg" else source.format
     return source.format if named or by_suffix == own else None

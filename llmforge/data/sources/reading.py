@@ -12,10 +12,11 @@ from llmforge.data.documents import Account, Document
 from llmforge.data.sources import cutting
 from llmforge.data.sources.cutting import cut_sections, cut_stream, paragraphs
 from llmforge.data.sources.kinds import TEXTUAL
-from llmforge.data.sources.streams import PROBE, broken, chunks, decode, is_binary, wide_encoding
+from llmforge.data.sources.streams import PROBE, broken, chunks, decode, is_binary
+from llmforge.errors import DataError
 
 LARGE = f"larger than {cutting.WHOLE_BYTES >> 20} MB: cut into sections of about {cutting.LARGE_SECTION_BYTES >> 10} KB"
-#: A member of an archive that can only be read by going to and fro in it is held in memory, up to this size.
+#: What is compressed, or a member of an archive, and can only be read by going to and fro in it is held up to this size.
 SEEKABLE_BYTES = 256 << 20
 
 
@@ -127,20 +128,35 @@ def _book(text: str, account: Account) -> str:
 
 
 def _records(file: BinaryIO, reading: Reading) -> Iterator[Document]:
+    """Records by the reader of their format; in a folder of all sorts, a file that is no corpus is counted, not refused."""
+    source = reading.source
+    try:
+        yield from _by_format(file, reading)
+    except DataError:
+        if source.format != "auto" or source.strict or source.path.endswith(reading.name):
+            raise
+        reading.account.skip(f"{reading.kind} file without the fields that are asked for", reading.name)
+
+
+def _by_format(file: BinaryIO, reading: Reading) -> Iterator[Document]:
     source, account, name = reading.source, reading.account, reading.name
+    head = b""
     if reading.kind in TEXTUAL:
         head = file.read(PROBE)
         if is_binary(head) and not reading.start:
             account.skip("binary", name)
             return
-        if reading.kind == "jsonl":
-            yield from _lines(file, head, reading)
-            return
-        file = _from_start(file, head)
-    elif _seeks_slowly(file):
-        data = file.read(SEEKABLE_BYTES + 1)
+    if reading.kind == "jsonl":
+        yield from _lines(file, head, reading)
+        return
+    if not _seeks_slowly(file):
+        file.seek(-len(head), io.SEEK_CUR)
+    elif reading.kind == "csv":
+        file = cast(BinaryIO, io.BufferedReader(_Chunked(chunks(file, head))))
+    else:
+        data = head + file.read(SEEKABLE_BYTES + 1 - len(head))
         if len(data) > SEEKABLE_BYTES:
-            broken(source, account, f"{reading.kind} larger than {SEEKABLE_BYTES >> 20} MB within an archive", name)
+            broken(source, account, f"compressed {reading.kind} larger than {SEEKABLE_BYTES >> 20} MB", name)
             return
         file = io.BytesIO(data)
     if reading.kind == "json":
@@ -186,14 +202,6 @@ class _Chunked(io.RawIOBase):
         count = min(len(data), len(buffer))
         buffer[:count], self._rest = data[:count], data[count:]
         return count
-
-
-def _from_start(file: BinaryIO, head: bytes) -> BinaryIO:
-    """`file` from before `head` on, which was read from it, as UTF-8."""
-    if wide_encoding(head) is None and not _seeks_slowly(file):
-        file.seek(-len(head), io.SEEK_CUR)
-        return file
-    return cast(BinaryIO, io.BufferedReader(_Chunked(chunks(file, head))))
 
 
 def _seeks_slowly(file: BinaryIO) -> bool:

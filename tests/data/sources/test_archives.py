@@ -81,6 +81,7 @@ def test_members_are_filtered_as_files_are(write, load, name):
         "repo/.gitignore": "*.gen.go\n/build/\n",
         "repo/a.gen.go": "no",
         "repo/build/b.go": "no",
+        "repo/build/.gitignore": "!b.go",
         "repo/c.go": "yes",
         "repo/node_modules/d.js": "no",
         "repo/e.min.js": "no",
@@ -94,7 +95,7 @@ def test_members_are_filtered_as_files_are(write, load, name):
     found = load(write({name: PACKERS[name](files)}) / name, format="code")
     assert texts(found) == {f"{name}!/repo/c.go": "yes"}
     assert found[2].skipped == {
-        "named by .gitignore": 2,
+        "named by .gitignore": 3,
         "in a vendored folder": 1,
         "minified by its name": 1,
         "another suffix": 2,
@@ -119,13 +120,30 @@ def test_archives_among_texts_are_opened_and_among_code_left_alone(write, load):
     assert list(texts(load(f"{write({})}/b/*.zip", format="code", suffixes=[".txt"])).values()) == ["within"]
 
 
-def test_compressed_members_and_records_of_a_member(write, load):
+def parquet(texts: list[str]) -> bytes:
+    from pyarrow import parquet, table
+
+    out = io.BytesIO()
+    parquet.write_table(table({"text": texts}), out)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_records_of_compressed_files_and_of_members(write, load, name):
     line = '{"text": "one"}\n{"text": "two"}\n'
-    files = {"a.jsonl": line, "b.jsonl.gz": gzip.compress(line.encode()), "c.csv": "text\nthree\n"}
-    for name in ("x.zip", "x.tar.gz"):
-        found = texts(load(write({name: PACKERS[name](files)}) / name))
-        assert [found[f"{name}!/{member}"] for member in ("a.jsonl:1", "a.jsonl:2", "b.jsonl.gz:2")] == ["one", "two", "two"]
-        assert "three" in found.values()
+    files = {
+        "a.jsonl": line,
+        "b.jsonl": line.encode("utf-16"),
+        "c.csv": "text\none\ntwo\n",
+        "d.json": '{"records": [{"text": "one"}, {"text": "two"}], "n": 1}',
+        "e.parquet": parquet(["one", "two"]),
+    }
+    files |= {f"{file}.gz": gzip.compress(data.encode() if isinstance(data, str) else data) for file, data in files.items()}
+    members = load(write({name: PACKERS[name](dict(sorted(files.items())))}) / name)
+    plain = load(write({f"files/{file}": data for file, data in files.items()}) / "files")
+    assert [document.text for document in members[1]] == [document.text for document in plain[1]] == ["one", "two"] * 10
+    assert [document.name.partition("!/")[2] for document in members[1]] == [document.name for document in plain[1]]
+    assert [account.files for account in (members[2], plain[2])] == [10, 10]
 
 
 def test_groups_of_members(write, load):

@@ -364,6 +364,8 @@ def test_a_folder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
     assert len(documents) == 3
     assert report.skipped == {"unreadable folder (Permission denied)": 1}
     assert report.examples == {"unreadable folder (Permission denied)": ["secret"]}
+    with pytest.raises(DataError, match="secret: unreadable folder"):
+        read_corpus(DataArguments(corpus=str(tmp_path / "corpus"), strict=True))
 
 
 def test_a_corpus_that_cannot_be_read_is_refused(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from llmforge.configs.source import Source
 from llmforge.data.documents import Account, Document
 from llmforge.data.sources.cutting import SECTION_LENGTH, cut_sections
 from llmforge.data.sources.units import find_units, read_unit
+from llmforge.errors import DataError
 
 BOOK = (
     "The Project Gutenberg eBook of Mice\n\nThis eBook is for the use of anyone anywhere.\n\n"
@@ -104,6 +105,16 @@ def test_records_of_every_kind(write, load):
     write({"a.json": '[{"text": "one"}, {"text": "two"}]', "b.csv": "text,n\nthree,1\n", "c.jsonl": '{"text": "four"}\n'})
     documents = load(write({}))[1]
     assert [document.text for document in documents] == ["one", "two", "three", "four"]
+
+
+def test_records_without_the_field_are_refused_by_name_and_counted_in_a_folder_of_all_sorts(write, load):
+    path = write({"a.go": "package a", "b.csv": "name,n\nx,1\n"})
+    _, documents, account = load(path)
+    assert [document.name for document in documents] == ["a.go"]
+    assert account.examples == {"csv file without the fields that are asked for": ["b.csv"]}
+    for given, settings in ((path / "b.csv", {}), (path, {"format": "csv"}), (path, {"strict": True})):
+        with pytest.raises(DataError, match="column 'text'"):
+            load(given, **settings)
 
 
 # Sections
