@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from llmforge.configs.source import Source
 from llmforge.data.documents import Account, Document
@@ -19,14 +19,9 @@ _TAB_SUFFIXES = (".tsv", ".tab")
 _HEADER_LINES = 20
 #: A part of what Python's csv says → what that is counted as.
 _REASONS = {
-    "field larger than field limit": f"field longer than {MAX_RECORD // 2**20} MB",
     "unexpected end of data": "quote that is never closed, with what follows it",
     "expected after": "row with a quote inside a quoted field",
 }
-
-
-class _TooLong(Exception):
-    """A line is longer than what is held."""
 
 
 def read(file: BinaryIO, name: str, source: Source, account: Account) -> Iterator[Document]:
@@ -47,47 +42,65 @@ def read(file: BinaryIO, name: str, source: Source, account: Account) -> Iterato
     """
     reader = RecordReader(source, account)
     stream = Utf8Stream(file)
-    text = io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8", newline="")
+    lines = _Lines(io.TextIOWrapper(io.BufferedReader(stream), encoding="utf-8", newline=""))
     csv.field_size_limit(MAX_RECORD)  # the whole process's; nothing else in the library reads CSV
-    physical = _lines(text)
-    try:
-        first = list(itertools.islice(physical, _HEADER_LINES))
-        if not any(line.strip() for line in first):
-            account.skip("empty", name)
-            return
+    first = list(itertools.islice(lines, _HEADER_LINES))
+    if any(line.strip() for line in first):
         delimiter, spaced = _dialect(first, name, source)
-        rows = csv.reader(itertools.chain(first, physical), delimiter=delimiter, skipinitialspace=spaced, strict=True)
-        header: list[str] = []
-        while True:
-            where = f"{name}:{rows.line_num + 1}"
-            try:
-                row = next(rows, None)
-            except csv.Error as error:
-                reason = next((reason for part, reason in _REASONS.items() if part in str(error)), "broken row")
-                leave_out(source, account, reason, where)
-                continue
-            if row is None:
-                break
-            if not row:
-                continue
-            if not header:
-                header = [column.strip() for column in row]
-            elif len(row) != len(header):
-                how = "few" if len(row) < len(header) else "many"
-                leave_out(source, account, f"row with too {how} columns", where, f"{len(row)}, not {len(header)}")
-            elif (document := reader.document(dict(zip(header, row, strict=True)), where)) is not None:
-                yield document
-    except _TooLong:
-        leave_out(source, account, f"line longer than {MAX_RECORD // 2**20} MB, with what follows it", name)
+        rows = csv.reader(itertools.chain(first, lines), delimiter=delimiter, skipinitialspace=spaced, strict=True)
+        yield from _documents(rows, name, source, account, reader)
+    elif not lines.too_long:
+        account.skip("empty", name)
+    if lines.too_long:
+        reason = f"line longer than {MAX_RECORD // 2**20} MB, with what follows it"
+        leave_out(source, account, reason, f"{name}:{lines.count + 1}")
     account.changed.update([REPLACED] if stream.replaced else [])
 
 
-def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """Lines as they are, with whichever end they have; csv wants them whole."""
-    while line := text.readline(MAX_RECORD):
-        if len(line) == MAX_RECORD and line[-1] not in "\r\n":
-            raise _TooLong
-        yield line
+def _documents(rows: Any, name: str, source: Source, account: Account, reader: RecordReader) -> Iterator[Document]:
+    header: list[str] = []
+    while True:
+        where = f"{name}:{rows.line_num + 1}"
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            if "field larger than field limit" in str(error):  # in the middle of it, so that no row's beginning is known
+                leave_out(source, account, f"field longer than {MAX_RECORD // 2**20} MB, with what follows it", where)
+                return
+            reason = next((reason for part, reason in _REASONS.items() if part in str(error)), "broken row")
+            leave_out(source, account, reason, where)
+            continue
+        if row is None:
+            return
+        if not row:
+            continue
+        if not header:
+            header = [column.strip() for column in row]
+        elif len(row) != len(header):
+            how = "few" if len(row) < len(header) else "many"
+            leave_out(source, account, f"row with too {how} columns", where, f"{len(row)}, not {len(header)}")
+        elif (document := reader.document(dict(zip(header, row, strict=True)), where)) is not None:
+            yield document
+
+
+class _Lines:
+    """Whole lines with whichever end they have, which csv wants; they end before one that is longer than is held."""
+
+    def __init__(self, text: io.TextIOWrapper):
+        self._text = text
+        self.count = 0
+        self.too_long = False
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = "" if self.too_long else self._text.readline(MAX_RECORD)
+        self.too_long |= len(line) == MAX_RECORD and line[-1] not in "\r\n"
+        if not line or self.too_long:
+            raise StopIteration
+        self.count += 1
+        return line
 
 
 def _dialect(first: list[str], name: str, source: Source) -> tuple[str, bool]:

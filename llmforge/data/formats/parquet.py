@@ -41,7 +41,7 @@ def read(file: BinaryIO, name: str, source: Source, account: Account) -> Iterato
     reader = RecordReader(source, account)
     number = 0
     try:
-        parquet = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False)
+        parquet = pq.ParquetFile(file, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
         columns = _columns(parquet.schema_arrow, name, source)
         for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=columns, use_threads=False):
             for record in _rows(batch):

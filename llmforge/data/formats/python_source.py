@@ -78,7 +78,7 @@ def _document(item: Any, number: int, source: Source) -> Document:
     unknown = [key for key in item if key not in _KEYS]
     if unknown:
         raise refuse(f"has a key {unknown[0]!r}")
-    if "text" not in item:
+    if item.get("text") is None:
         raise refuse("has no text")
     values = {"name": name, "group": "", "kind": "text", **{key: value for key, value in item.items() if value is not None}}
     for key, value in values.items():

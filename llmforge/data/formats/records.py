@@ -242,11 +242,17 @@ def _message(item: Mapping[str, Any]) -> dict[str, Any]:
         content = "".join(texts) if len(texts) == len(parts) else None
     if not isinstance(content, str):
         raise _Unfit("record with a message that is no text")
-    others = {str(key): plain(value) for key, value in item.items() if key not in ("role", "from", "content", "value")}
-    reasoning = next((others[key] for key in _REASONING if others.get(key) is not None), None)
-    if reasoning is not None:
-        others = {"thinking": reasoning, **others, "reasoning_content": reasoning}
-    return {"role": _ROLES.get(role, role), "content": content, **others}
+    # In the order they have, as a template may write a message out whole.
+    message: dict[str, Any] = {}
+    for key, value in item.items():
+        if key in ("role", "from"):
+            message["role"] = _ROLES.get(role, role)
+        elif key in ("content", "value"):
+            message["content"] = content
+        else:
+            message[str(key)] = plain(value)
+    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
 def plain(value: Any) -> Any:
