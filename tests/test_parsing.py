@@ -502,13 +502,15 @@ def test_printed_config_of_a_recipe_finds_its_files_from_here(path: Path, capsys
     """A path in a YAML file may be relative to it; printed and saved elsewhere, it must still lead there."""
     from llmforge.pretrain import parse_pretrain
 
-    corpus = yaml.safe_load(path.read_text(encoding="utf-8")).get("corpus")
-    argv = ["--config", str(path), "--print_config", *([] if corpus else ["--corpus", str(path.parent)])]
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    has_data = given.get("corpus") or given.get("source")
+    argv = ["--config", str(path), "--print_config", *([] if has_data else ["--corpus", str(path.parent)])]
     with pytest.raises(SystemExit):
         parse_pretrain(argv)
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert Path(shown["corpus"]).exists() or (Path.cwd() / shown["corpus"]).exists()
-    assert shown["max_steps"] == yaml.safe_load(path.read_text(encoding="utf-8"))["max_steps"]
+    sources = [{"path": shown["corpus"]}] if "corpus" in shown else [json.loads(source) for source in shown["source"]]
+    assert all(source.get("format") == "hf" or Path(source["path"]).exists() for source in sources)
+    assert shown.get("max_steps") == given.get("max_steps")
 
 
 def test_refusals_of_a_dataclass_are_config_errors():

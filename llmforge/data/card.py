@@ -96,7 +96,7 @@ def markdown(card: Mapping[str, Any]) -> str:
     if clusters:
         lines.append(f"- {members:,} documents are copies of one another, or nearly so, in {clusters:,} clusters")
     if card["sections"]:
-        lines.append("- so few documents that they were cut at blank lines into sections, which count as documents")
+        lines.append(f"- so few that they were cut at blank lines into sections of about {card['sections'] / 1024:.1f} KB")
     lines += [
         "",
         f"Rows of {card['settings']['block_size']} tokens; vocabulary: "

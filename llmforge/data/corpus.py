@@ -27,7 +27,7 @@ from llmforge.data.documents import Account, Document
 from llmforge.data.functions import load_function
 from llmforge.data.shards import TextShard, digest, shard_path, text_shard
 from llmforge.data.sources.corpus import nothing_found
-from llmforge.data.sources.cutting import FEW_DOCUMENTS, cut_sections
+from llmforge.data.sources.cutting import FEW_DOCUMENTS, SECTION_LENGTH, cut_sections
 from llmforge.data.sources.units import Unit, find_units, read_unit
 from llmforge.data.splits import split_position
 from llmforge.runtime.logs import logger
@@ -42,6 +42,8 @@ _BORDER = 64
 #: Below so many bytes to read, a second process costs more than it gives.
 _WORTH_A_PROCESS = 16 * 2**20
 _SIGNED_AT_ONCE = 2**18
+#: So many sections a small corpus is cut into, unless they would be smaller than so many characters.
+_SECTIONS, _SMALLEST_SECTION = 100, 512
 #: Settings of a source that concern what is done with its documents, not what they are.
 _NOT_READING = ("path", "weight", "name", "split", "max_files")
 
@@ -53,7 +55,7 @@ class _Job:
     path: Path
     units: tuple[Unit, ...]
     source: Source
-    sections: bool
+    sections: int
     shingle: int
     seed: int
 
@@ -81,7 +83,7 @@ def _read(job: _Job, account: Account) -> Iterator[Document]:
             cleaned = document if document.ids is not None else clean_document(document, job.source, account)
             if cleaned is not None:
                 whole = not job.sections or cleaned.ids is not None or job.source.content != "text"
-                yield from (cleaned,) if whole else cut_sections(cleaned)
+                yield from (cleaned,) if whole else cut_sections(cleaned, job.sections)
 
 
 def _together(documents: Iterator[Document]) -> Iterator[list[Document]]:
@@ -105,13 +107,13 @@ class Corpus:
     Attributes:
         sources: Where they come from.
         shards: Their shards, each with the number of its source.
-        sections: Whether few documents were cut into sections.
+        sections: Characters of the sections that few documents were cut into; 0 where they were not.
         found: What was left out before anything was read, by source.
     """
 
     sources: list[Source]
     shards: list[tuple[int, TextShard]]
-    sections: bool
+    sections: int
     found: list[Account] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -234,7 +236,7 @@ def read_shards(data: DataArguments, progress: Callable[[int, int], None] = lamb
     # What is kept of every document besides its text.
     marks = (0 if data.dedup == "off" else data.dedup_shingle, data.split_seed)
 
-    def shards(sections: bool) -> Corpus:
+    def shards(sections: int) -> Corpus:
         jobs = [
             (number, _job(source, group, sections, *marks))
             for number, source in enumerate(sources)
@@ -247,12 +249,13 @@ def read_shards(data: DataArguments, progress: Callable[[int, int], None] = lamb
             os.utime(shard.path)  # in use: not among what is swept from the cache
         return Corpus(sources, made, sections, found)
 
-    corpus = shards(sections=False)
+    corpus = shards(sections=0)
     for number, source in enumerate(sources):
         if not (corpus.source_numbers == number).any():
             raise nothing_found(source, corpus.account(number))
     if len(corpus) < FEW_DOCUMENTS and all(source.segment == "file" for source in sources):
-        cut = shards(sections=True)
+        # Of a small corpus, smaller ones: its splits would be empty.
+        cut = shards(sections=min(SECTION_LENGTH, max(int(corpus.sizes.sum()) // _SECTIONS, _SMALLEST_SECTION)))
         corpus = cut if len(cut) > len(corpus) else corpus
     return corpus
 
@@ -274,7 +277,7 @@ def _grouped(units: Sequence[Unit]) -> Iterator[tuple[Unit, ...]]:
         yield tuple(group)
 
 
-def _job(source: Source, units: tuple[Unit, ...], sections: bool, shingle: int, seed: int) -> _Job:
+def _job(source: Source, units: tuple[Unit, ...], sections: int, shingle: int, seed: int) -> _Job:
     settings = {name: value for name, value in asdict(source).items() if name not in _NOT_READING}
     if source.cleaner is not None:
         settings["cleaner_code"] = _code_of(source.cleaner)

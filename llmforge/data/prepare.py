@@ -24,6 +24,7 @@ from llmforge.data.encode import TokenizedCorpus
 from llmforge.data.mixing import mix
 from llmforge.data.prepared import CARD, CONTENT, DOCUMENTS, ROW_FORMAT, PreparedDataset, load_prepared
 from llmforge.data.shards import digest, sweep_shards
+from llmforge.data.sources.cutting import FEW_DOCUMENTS
 from llmforge.errors import ConfigError
 from llmforge.runtime.launch import rank
 from llmforge.runtime.logs import logger, printable
@@ -90,6 +91,9 @@ def prepare_dataset(
         corpus = read_shards(data, progress)
     for number, source in enumerate(corpus.sources):
         _tell(source.name if len(corpus.sources) > 1 else "corpus", corpus.account(number).lines())
+    if corpus.sections:
+        size = f"{corpus.sections / 1024:.1f} KB"
+        _tell("corpus", [f"fewer than {FEW_DOCUMENTS} documents: cut at blank lines into sections of about {size}, which count as such"])
     with stages.stage("splitting"):
         allotment = allot(corpus, data)
     _tell("splits", allotment.dropped.lines())
