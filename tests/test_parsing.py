@@ -19,6 +19,7 @@ import yaml
 from helpers import ROOT
 from transformers import HfArgumentParser
 
+from llmforge.configs.source import SourceSettings, parse_source
 from llmforge.errors import ConfigError
 from llmforge.parsing import ForgeParser, Parsed
 
@@ -501,13 +502,15 @@ def test_printed_config_of_a_recipe_finds_its_files_from_here(path: Path, capsys
     """A path in a YAML file may be relative to it; printed and saved elsewhere, it must still lead there."""
     from llmforge.pretrain import parse_pretrain
 
-    corpus = yaml.safe_load(path.read_text(encoding="utf-8")).get("corpus")
-    argv = ["--config", str(path), "--print_config", *([] if corpus else ["--corpus", str(path.parent)])]
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    given = [] if {"corpus", "source"} & set(written) else ["--corpus", str(path.parent)]
     with pytest.raises(SystemExit):
-        parse_pretrain(argv)
+        parse_pretrain(["--config", str(path), "--print_config", *given])
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert Path(shown["corpus"]).exists() or (Path.cwd() / shown["corpus"]).exists()
-    assert shown["max_steps"] == yaml.safe_load(path.read_text(encoding="utf-8"))["max_steps"]
+    paths = [parse_source(item, SourceSettings()) for item in shown.get("source", [])]
+    for found in [item.path for item in paths if item.format != "hf"] or [shown["corpus"]] * ("corpus" in shown):
+        assert Path(found).exists() or (Path.cwd() / found).exists()
+    assert shown.get("max_steps") == written.get("max_steps")
 
 
 def test_refusals_of_a_dataclass_are_config_errors():
