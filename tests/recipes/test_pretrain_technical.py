@@ -34,7 +34,7 @@ def test_the_demo_trains_and_reports_on_the_test_split(folder):
 
 
 def test_notes_texts_and_questions_are_one_corpus(folder):
-    data, names, texts = prepared_by(folder)
+    _, names, texts = prepared_by(folder)
     found = [name for members in names.values() for name in members]
     assert {"kubernetes/pods.md", "docker/compose.md", "terraform/state.md", "incident.txt"} <= set(found)
     assert len(found) == len(list(SAMPLE.rglob("notes/**/*.md"))) + 3 + len(json.loads((SAMPLE / "qa.json").read_text()))
