@@ -1,0 +1,46 @@
+"""Equipment diagnostics: a document for each paragraph, no test split, and the figures of the 124m config."""
+
+from __future__ import annotations
+
+import json
+
+from helpers import ROOT, launch_demo, losses_of, prepared_by, recipe_config
+
+SAMPLE = ROOT / "recipes" / "samples" / "gearhead"
+
+
+def paragraphs() -> list[str]:
+    return [line for path in sorted(SAMPLE.glob("*.txt")) for line in path.read_text().split("\n") if line]
+
+
+def test_the_demo_trains_on_paragraphs(tmp_path):
+    run = launch_demo("pretrain_gearhead", tmp_path)
+    training, evaluation = losses_of(run)
+    assert training[-1] < training[0]
+    assert evaluation[-1] < evaluation[0]
+    assert json.loads((run / "run.json").read_text())["final"]["test"] == {}
+    assert not (run / "eval.json").exists()
+    data, names, texts = prepared_by(tmp_path)
+    assert len(names["train"]) + len(names["validation"]) == len(paragraphs()) > 300
+    assert 0.85 < len(names["train"]) / len(paragraphs()) < 0.95
+    assert set(names) == set(data.dataset) == {"train", "validation"}
+    # Whole paragraphs, each with an end of its own.
+    whole = [text.replace("<|pad|>", "") for text in texts.values()]
+    found = {part for text in whole for part in text.split("<|endoftext|>") if part}
+    assert len(found & set(paragraphs())) > 250
+
+
+def test_the_sample_covers_its_areas():
+    areas = {"operator_awareness", "hydraulics", "diagnostics", "engine_powertrain", "safety"}
+    assert {path.stem for path in SAMPLE.glob("*.txt")} == areas
+    assert len(set(paragraphs())) == len(paragraphs())
+
+
+def test_the_124m_config_is_what_it_promises():
+    config = recipe_config("pretrain_gearhead", "124m", "--corpus", str(SAMPLE))
+    training = config.training
+    assert (config.model.preset, config.model.n_positions, config.data.block_size) == ("gpt2-124m", 512, 512)
+    assert (config.tokenizer.vocab_size, config.data.segment) == (32_000, "paragraph")
+    assert config.data.ratios() == (0.9, 0.1, 0.0)
+    assert (training.per_device_train_batch_size, training.gradient_accumulation_steps) == (2, 16)
+    assert (training.num_train_epochs, training.save_steps, training.activation_checkpointing) == (3, 5000, True)

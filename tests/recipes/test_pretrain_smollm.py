@@ -1,0 +1,37 @@
+"""The smollm-corpus' form of records: a document for each, tokenized once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from helpers import ROOT, launch_demo, losses_of, prepared_by, recipe_config
+
+SAMPLE = ROOT / "recipes" / "samples" / "smollm" / "passages.jsonl"
+
+
+def test_the_demo_trains_on_records_and_tokenizes_them_once(tmp_path):
+    run = launch_demo("pretrain_smollm", tmp_path)
+    training, evaluation = losses_of(run)
+    assert training[-1] < training[0]
+    assert evaluation[-1] < evaluation[0]
+    assert json.loads((run / "eval.json").read_text())["split"] == "test"
+    records = [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
+    _, names, texts = prepared_by(tmp_path)
+    assert sum(len(members) for members in names.values()) == len(records)
+    whole = "".join(texts.values())
+    assert all(record["text"].strip() in whole for record in records if len(record["text"]) < 700)
+    assert "audience" not in whole  # the text alone
+    again = launch_demo("pretrain_smollm", tmp_path, "--max_steps", "1", "--prompts", "--eval_strategy", "no")
+    assert "nothing is tokenized again" in Path(again / "told").read_text()
+
+
+def test_the_124m_config_is_what_it_promises():
+    config = recipe_config("pretrain_smollm", "124m")
+    training = config.training
+    [source] = config.data.sources()
+    assert (source.format, source.subset) == ("hf", "cosmopedia-v2")
+    assert source.path.endswith("smollm-corpus")
+    assert config.model.preset == "gpt2-124m"
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 32
+    assert (training.learning_rate, training.warmup_steps, str(training.lr_scheduler_type.value)) == (5e-4, 2000, "cosine")
