@@ -10,7 +10,6 @@ them, and how much of validation also stands in training.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,14 +17,13 @@ from typing import Any
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.data.card import left_out, mended, vocabulary_line
-from llmforge.data.leaks import LEAK, LeakReport, check_leaks
+from llmforge.data.leaks import LeakReport
 from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import PreparedDataset, load_prepared
 from llmforge.data.show import ShownRow, show_rows
 from llmforge.data.sources.corpus import check_corpus
-from llmforge.errors import CheckFailed, ConfigError
+from llmforge.errors import ConfigError
 from llmforge.parsing import ForgeParser
-from llmforge.runtime.commands import run_command
 from llmforge.runtime.logs import console, printable, set_up_logging
 
 
@@ -122,3 +120,18 @@ def _inspect(folder: str, output: PrepareArguments) -> list[ShownRow]:
         if row.padding:
             terminal.print(Text(f"── {row.padding} of padding", style="dim"))
     return rows
+
+
+def _check_leaks(folder: str, output: PrepareArguments) -> LeakReport:
+    report = check_leaks(folder)
+    if output.json:
+        print(json.dumps(asdict(report)))
+    else:
+        console().print(report.table())
+    if report.leaks:
+        raise CheckFailed(report.line(), "Prepare the corpus with --dedup drop, or read the excerpts above and decide.")
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -43,7 +43,7 @@ ORDER: list[set[str]] = [
     {"models"},
     *folder(
         "data",
-        "documents hashing bins functions",
+        "documents hashing bins functions arrow",
         "shingles generated gutenberg markdown boilerplate mending path_header",
         "cleaning dedup packing mixing",
     ),
@@ -55,7 +55,7 @@ ORDER: list[set[str]] = [
         "shards rows dataset_writer",
         "corpus",
         "encode allot prepared",
-        "card leaks show",
+        "card picture leaks show",
         "prepare",
         "sampler",
         "collate",

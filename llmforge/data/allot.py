@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from llmforge.configs.data import SPLITS, DataArguments
 from llmforge.data.boilerplate import common_blocks, find_block
@@ -47,8 +46,8 @@ def allot(corpus: Corpus, data: DataArguments) -> Allotment:
     """
     own = np.array([-1 if source.split is None else SPLITS.index(source.split) for source in corpus.sources], dtype=np.int8)
     signatures = None if data.dedup == "off" else corpus.signatures
-    groups = corpus.groups.to_pylist() if pc.any(pc.not_equal(corpus.groups, "")).as_py() else None
-    found = assign(data, corpus.positions, corpus.hashes, signatures, groups, own[corpus.source_numbers])
+    groups = corpus.groups.to_pylist()
+    found = assign(data, corpus.positions, corpus.hashes, signatures, groups if any(groups) else None, own[corpus.source_numbers])
     dropped = Account()
     for reason, members in found.dropped().items():
         for index in members[:EXAMPLES].tolist():

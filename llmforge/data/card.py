@@ -1,9 +1,8 @@
-"""What was done with a corpus, in figures: the data card, for programs, for people, and as a picture."""
+"""What was done with a corpus, in figures: the data card, for programs and for people."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,22 +157,3 @@ def _time(stage: str, seconds: float, size: int) -> str:
 
 def _section(title: str, lines: list[str]) -> list[str]:
     return ["", f"{title}:", "", *(f"- {line}" for line in lines)] if lines else []
-
-
-def draw_lengths(tokens: Mapping[str, np.ndarray], block_size: int, path: Path) -> None:
-    """A picture of how long documents are, in tokens, for each split (imports matplotlib)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.add_subplot()
-    longest = max((int(lengths.max(initial=1)) for lengths in tokens.values()), default=1)
-    edges = np.geomspace(1, max(longest, 2) + 1, 60)
-    for name, lengths in tokens.items():
-        counts, _ = np.histogram(np.maximum(lengths, 1), edges)
-        axes.stairs(
-            counts, edges, label=f"{name}: {len(lengths):,} documents", fill=name == "train", alpha=0.6 if name == "train" else 1
-        )
-    axes.axvline(block_size, color="black", linestyle="--", linewidth=1, label=f"a row: {block_size:,} tokens")
-    axes.set(xscale="log", yscale="symlog", xlabel="tokens in a document", ylabel="documents")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=110)

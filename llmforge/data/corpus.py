@@ -36,9 +36,9 @@ from llmforge.storage import cache_root
 #: Raised whenever reading or cleaning gives other documents than before from the same files.
 READING = 1
 #: Bytes of a shard's files: at least, and the most where there are several.
-_SMALLEST, _LARGEST = 2 * 2**20, 16 * 2**20
+_SMALLEST, _LARGEST = 2**20, 16 * 2**20
 #: One name in so many ends a shard. The borders hang on names alone, so that a new file changes one shard only.
-_BORDER = 64
+_BORDER = 32
 #: Below so many bytes to read, a second process costs more than it gives.
 _WORTH_A_PROCESS = 16 * 2**20
 _SIGNED_AT_ONCE = 2**18
@@ -151,7 +151,7 @@ class Corpus:
             KeyError: There is none.
         """
         start = 0
-        for (_, shard), count in zip(self.shards, self.shard_sizes, strict=True):
+        for _, shard in self.shards:
             for chunk in shard.column("blocks").chunks:
                 places = np.flatnonzero(chunk.flatten().to_numpy() == np.uint64(block))
                 if len(places):

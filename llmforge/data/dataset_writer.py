@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmforge.data.arrow import numbers
 from llmforge.data.packing import Rows
 from llmforge.storage import write_json
 
@@ -102,8 +103,8 @@ class SplitWriter:
         if self._size and self._size + size > self._file_bytes:
             self._close()
             self._open()
-        columns = [pa.FixedSizeListArray.from_arrays(pa.array(ids), self._block_size)]
-        columns += [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for values in segments]
+        columns = [pa.FixedSizeListArray.from_arrays(numbers(ids), self._block_size)]
+        columns += [pa.ListArray.from_arrays(numbers(offsets), numbers(values)) for values in segments]
         self._stream.write_batch(pa.record_batch(columns, schema=self._schema()))
         for values in (ids, offsets, *segments):
             self._digest.update(values.data)

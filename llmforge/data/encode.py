@@ -17,6 +17,9 @@ from llmforge.fast_tokens import Encoder
 from llmforge.storage import cache_root
 from llmforge.tokenization import TextTokenizer, id_type
 
+#: Bytes of text below which the fast encoder takes longer to load than it gains.
+_WORTH_LOADING = 1_500_000
+
 
 class TokenizedCorpus:
     """The token ids of every document of a corpus, in shards that are made where the cache lacks them.
@@ -61,7 +64,7 @@ class TokenizedCorpus:
                 path.touch()  # in use: not among what is swept from the cache
                 self.shards.append(IdsShard(path))
                 continue
-            encoder = encoder or Encoder(tokenizer)
+            encoder = encoder or Encoder(tokenizer, fast=missing > _WORTH_LOADING)
             self.shards.append(write_ids(path, _encoded(shard, encoder, taken), self.dtype))
             done += size
             progress(done, missing)
@@ -109,9 +112,9 @@ class TokenizedCorpus:
 
 
 def _encoded(shard: TextShard, encoder: Encoder, blocks: frozenset[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for batch in shard.batches(["kind", "text", "ids"]):
-        given = batch.column("ids")
-        if given.null_count < len(given):  # a source of ids
+    for batch in shard.batches(["kind", "text", "ids", "is_ids"]):
+        if len(batch) and batch.column("is_ids")[0].as_py():  # a source has texts or ids
+            given = batch.column("ids")
             offsets = given.offsets.to_numpy()
             yield given.values.to_numpy()[offsets[0] : offsets[-1]], np.diff(offsets)
             continue

@@ -17,11 +17,12 @@ import numpy as np
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.data.allot import Allotment, allot, tokenizer_sample, training_texts
-from llmforge.data.card import draw_lengths, markdown, source_cards, split_card, tokenizer_card, vocabulary_line
+from llmforge.data.card import markdown, source_cards, split_card, tokenizer_card, vocabulary_line
 from llmforge.data.corpus import READING, Corpus, read_shards
 from llmforge.data.dataset_writer import write_dataset_dict
 from llmforge.data.encode import TokenizedCorpus
 from llmforge.data.mixing import mix
+from llmforge.data.picture import lengths_drawn
 from llmforge.data.prepared import CARD, CONTENT, DOCUMENTS, ROW_FORMAT, PreparedDataset, load_prepared
 from llmforge.data.shards import digest, sweep_shards
 from llmforge.data.sources.cutting import FEW_DOCUMENTS
@@ -93,7 +94,10 @@ def prepare_dataset(
         _tell(source.name if len(corpus.sources) > 1 else "corpus", corpus.account(number).lines())
     if corpus.sections:
         size = f"{corpus.sections / 1024:.1f} KB"
-        _tell("corpus", [f"fewer than {FEW_DOCUMENTS} documents: cut at blank lines into sections of about {size}, which count as such"])
+        _tell(
+            "corpus",
+            [f"fewer than {FEW_DOCUMENTS} documents: cut at blank lines into sections of about {size}, which count as such"],
+        )
     with stages.stage("splitting"):
         allotment = allot(corpus, data)
     _tell("splits", allotment.dropped.lines())
@@ -217,19 +221,29 @@ def _write_splits(
     repeats = {name: chosen.astype(np.int64) for name, chosen in allotment.splits.items()}
     mixture = _mixed(corpus, tokens, repeats, data)
     numbers = np.cumsum(np.sum(list(repeats.values()), axis=0) > 0) - 1
+    lengths = {name: tokens.lengths[times > 0] for name, times in repeats.items()}
     cards: dict[str, Any] = {}
-    for name, times in repeats.items():
-        written = tokens.write_split(folder / "dataset" / name, times, numbers, data.block_size, count=name == "train")
-        places = np.repeat(np.arange(len(times)), times)
-        cards[name] = split_card(corpus.sizes[places], tokens.lengths[places], written.rows, written.tokens, data.block_size)
-    write_dataset_dict(folder / "dataset", list(cards))
-    with open(folder / DOCUMENTS, "w", encoding="utf-8", newline="\n") as file:
-        names = corpus.names
+    with lengths_drawn(lengths, data.block_size, folder / "document_lengths.png"):
+        for name, times in repeats.items():
+            written = tokens.write_split(folder / "dataset" / name, times, numbers, data.block_size, count=name == "train")
+            places = np.repeat(np.arange(len(times)), times)
+            sizes = corpus.sizes[places], tokens.lengths[places]
+            cards[name] = split_card(*sizes, written.rows, written.tokens, data.block_size)
+        write_dataset_dict(folder / "dataset", list(cards))
+        _write_documents(folder / DOCUMENTS, corpus, tokens, repeats, numbers)
+    return {"splits": cards, "mixture": mixture}
+
+
+def _write_documents(
+    path: Path, corpus: Corpus, tokens: TokenizedCorpus, repeats: dict[str, np.ndarray], numbers: np.ndarray
+) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
         for name, times in repeats.items():
             for index in np.flatnonzero(times).tolist():
                 line = {"document": int(numbers[index]), "split": name, "source": int(corpus.source_numbers[index])}
-                line |= {"name": str(names[index]), "bytes": int(corpus.sizes[index]), "tokens": int(tokens.lengths[index])}
+                line |= {
+                    "name": str(corpus.names[index]),
+                    "bytes": int(corpus.sizes[index]),
+                    "tokens": int(tokens.lengths[index]),
+                }
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    lengths = {name: tokens.lengths[times > 0] for name, times in repeats.items()}
-    draw_lengths(lengths, data.block_size, folder / "document_lengths.png")
-    return {"splits": cards, "mixture": mixture}

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from llmforge.data.arrow import lists, numbers, strings
 from llmforge.data.documents import Account, Document
 from llmforge.storage import new_file, sweep_partial
 
@@ -48,6 +49,7 @@ def _text_schema(signature: int) -> pa.Schema:
             "kind": pa.string(),
             "text": pa.large_string(),
             "ids": pa.large_list(pa.uint32()),
+            "is_ids": pa.uint8(),
             "size": pa.int64(),
             "hash": pa.binary(16),
             "position": pa.float64(),
@@ -62,27 +64,42 @@ class TextShardWriter:
     """Collects the documents of one shard; `text_shard` makes it."""
 
     sink: pa.ipc.RecordBatchFileWriter
-    schema: pa.Schema
+    signature: int
     account: Account = field(default_factory=Account)
-    _columns: dict[str, list[Any]] = field(default_factory=dict)
-    _pending: int = 0
+    _waiting: list[tuple[Document, bytes, float, np.ndarray, np.ndarray]] = field(default_factory=list)
+    _size: int = 0
 
     def add(self, document: Document, digest: bytes, position: float, signature: np.ndarray, blocks: np.ndarray) -> None:
         """Take `document` with its hash, its place among the splits, its MinHash signature and the hashes of its blocks."""
-        size = len(document.text.encode())
-        marks = (size, digest, position, signature, blocks)
-        values = (document.name, document.group, document.kind, document.text, document.ids, *marks)
-        for name, value in zip(self.schema.names, values, strict=True):
-            self._columns.setdefault(name, []).append(value)
-        self._pending += size + (0 if document.ids is None else 4 * len(document.ids))
-        if self._pending >= BATCH:
+        self._waiting.append((document, digest, position, signature, blocks))
+        self._size += len(document.text) + (0 if document.ids is None else 4 * len(document.ids))
+        if self._size >= BATCH:
             self._write()
 
     def _write(self, metadata: dict[bytes, bytes] | None = None) -> None:
-        columns = [pa.array(self._columns.get(item.name, []), type=item.type) for item in self.schema]
-        batch = pa.record_batch(columns, schema=self.schema)
-        self.sink.write_batch(batch, custom_metadata=metadata)
-        self._columns, self._pending = {}, 0
+        documents = [waiting[0] for waiting in self._waiting]
+        digests, positions, signatures, blocks = ([waiting[place] for waiting in self._waiting] for place in range(1, 5))
+        texts = strings([document.text for document in documents], pa.large_string())
+        ids = [np.zeros(0, np.uint32) if document.ids is None else document.ids for document in documents]
+        flat = np.concatenate([np.zeros(0, np.uint32), *signatures]).astype(np.uint32, copy=False)
+        columns = {
+            "name": strings([document.name for document in documents], pa.string()),
+            "group": strings([document.group for document in documents], pa.string()),
+            "kind": strings([document.kind for document in documents], pa.string()),
+            "text": texts,
+            "ids": lists(ids, np.uint32, large=True),
+            "is_ids": numbers(np.array([document.ids is not None for document in documents], dtype=np.uint8)),
+            "size": numbers(np.diff(np.frombuffer(texts.buffers()[1], np.int64))),
+            "hash": pa.Array.from_buffers(pa.binary(16), len(documents), [None, pa.py_buffer(b"".join(digests))]),
+            "position": numbers(np.array(positions, dtype=np.float64)),
+            "signature": pa.FixedSizeListArray.from_arrays(numbers(flat), type=pa.list_(pa.uint32(), self.signature)),
+            "blocks": lists(blocks, np.uint64),
+        }
+        if not self.signature:  # nothing to tell the number of empty lists from
+            columns["signature"] = pa.nulls(len(documents), pa.list_(pa.uint32(), 0))
+        schema = _text_schema(self.signature)
+        self.sink.write_batch(pa.record_batch([columns[name] for name in schema.names], schema=schema), custom_metadata=metadata)
+        self._waiting, self._size = [], 0
 
     def finish(self) -> None:
         """Write what is left, and the account."""
@@ -97,10 +114,9 @@ def text_shard(path: Path, signature: int) -> Iterator[TextShardWriter]:
         path: Its file in the cache.
         signature: Length of the MinHash signatures; 0 where there are none.
     """
-    schema = _text_schema(signature)
     options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-    with new_file(path) as temporary, pa.ipc.new_file(str(temporary), schema, options=options) as sink:
-        writer = TextShardWriter(sink, schema)
+    with new_file(path) as temporary, pa.ipc.new_file(str(temporary), _text_schema(signature), options=options) as sink:
+        writer = TextShardWriter(sink, signature)
         yield writer
         writer.finish()
 
@@ -157,7 +173,7 @@ def write_ids(path: Path, batches: Iterable[tuple[np.ndarray, np.ndarray]], dtyp
     with new_file(path) as temporary, pa.ipc.new_file(str(temporary), schema) as sink:
         for flat, lengths in batches:
             offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-            column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat.astype(dtype, copy=False)))
+            column = pa.LargeListArray.from_arrays(numbers(offsets), numbers(flat.astype(dtype, copy=False)))
             sink.write_batch(pa.record_batch([column], schema=schema))
     return IdsShard(path)
 

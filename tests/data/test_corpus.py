@@ -56,7 +56,9 @@ def write_texts(folder: Path, count: int, first: int = 0) -> Path:
 
 def rows_of(prepared) -> dict[str, bytes]:
     """The files of the rows, byte by byte."""
-    return {str(path.relative_to(prepared.path)): path.read_bytes() for path in sorted((prepared.path / "dataset").rglob("*.arrow"))}
+    return {
+        str(path.relative_to(prepared.path)): path.read_bytes() for path in sorted((prepared.path / "dataset").rglob("*.arrow"))
+    }
 
 
 def count_calls(monkeypatch, owner, name: str) -> list:
@@ -201,7 +203,7 @@ def test_a_header_that_all_share_is_told_and_trimmed_when_asked(tmp_path):
     trimmed = prepare_dataset(data(folder, trim_boilerplate=True), TokenizerArguments(vocab_size=300))
     assert trimmed.fingerprint != kept.fingerprint
     for prepared, count in ((kept, kept.card["splits"]["train"]["documents"]), (trimmed, 0)):
-        texts = prepared.tokenizer.batch_decode(prepared.dataset["train"]["input_ids"])
+        texts = [prepared.tokenizer.decode(ids) for ids in prepared.dataset["train"]["input_ids"]]
         assert sum(text.count("governed by a licence") for text in texts) == pytest.approx(count, abs=count / 10)
         assert any("package p" in text for text in texts)
 
@@ -250,7 +252,9 @@ def kill_at_random_moments(tmp_path: Path, count: int, seed: int) -> int:
     source = random.Random(seed)
 
     def start(name: str):
-        process = context.Process(target=_prepare, args=(folder, tmp_path / name / "out", tmp_path / name / "cache", go := context.Event()))
+        process = context.Process(
+            target=_prepare, args=(folder, tmp_path / name / "out", tmp_path / name / "cache", go := context.Event())
+        )
         process.start()
         assert go.wait(120)
         return process
@@ -297,10 +301,23 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 sys.exit(run_command(main, sys.argv[2:]))
 """
-    argv = ["--corpus", str(folder), "--vocab_size", "300", "--block_size", "32", "--dedup", "off", "--output_dir", str(tmp_path / "out")]
+    argv = [
+        "--corpus",
+        str(folder),
+        "--vocab_size",
+        "300",
+        "--block_size",
+        "32",
+        "--dedup",
+        "off",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
     environment = os.environ | {"LLMFORGE_CACHE": str(tmp_path / "cache")}
     for limit, expected in ((2_000, 5), (30_000, 5), (0, 0)):
-        done = subprocess.run([sys.executable, "-c", code, str(limit), *argv], env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(limit), *argv], env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == expected, done.stderr
         assert (tmp_path / "out").exists() is (expected == 0)
         if expected:
