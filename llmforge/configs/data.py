@@ -45,7 +45,7 @@ class DataArguments(SourceSettings):
     )
     # Measured by benchmarks/dedup.py: docs/concepts/duplicates.md has the table.
     dedup_threshold: float = field(
-        default=0.4,
+        default=0.35,
         metadata={"help": "Documents that share this much of their shingles (Jaccard) never stand in two splits."},
     )
     dedup_drop_threshold: float = field(

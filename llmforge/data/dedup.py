@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from llmforge.data.hashing import mix
-from llmforge.data.shingles import text_shingles, window_hashes
+from llmforge.data.shingles import counted, text_shingles, window_hashes
 
 #: Numbers in a signature.
 PERMUTATIONS = 128
@@ -26,7 +26,7 @@ PERMUTATIONS = 128
 SIGNATURE_VERSION = 1
 _SEED = 1
 #: Share of the pairs just at the threshold that must come to be looked at.
-_RECALL = 0.93
+_RECALL = 0.84
 #: In a crowded bucket each signature is compared with so many neighbours, the most alike first by the next band.
 _NEIGHBOURS = 64
 _PAIRS_AT_ONCE = 1 << 15
@@ -68,7 +68,7 @@ def signatures(contents: Sequence[str] | Sequence[np.ndarray] | Sequence[str | n
         if not isinstance(content, str):
             words = mix(content.astype(np.uint64) + np.uint64(1))
             edges = np.array([0, len(words)])
-            found[place] = _digest(window_hashes(words, edges, shingle), edges)
+            found[place] = _digest(*counted(window_hashes(words, edges, shingle), edges))
     return found
 
 
