@@ -14,7 +14,7 @@ class Trickle(io.BytesIO):
     """Gives a few bytes at a time, as a pipe or a decompressor may: a reader must not count on getting what it asked for."""
 
     def read(self, size=-1):
-        return super().read(min(size, 7) if size and size > 0 else size)
+        return super().read(min(size, 3) if size and size > 0 else size)
 
 
 @pytest.fixture

@@ -41,8 +41,8 @@ def test_prose_does_not_upset_the_choice_of_a_delimiter(gather):
 
 
 def test_a_tsv_is_cut_at_tabs_alone(gather):
-    documents, _ = gather(csv_file, b"text\ta,b\nx, y\t1\n", name="f.TSV")
-    assert texts(documents) == {"f.TSV:2": "x, y"}
+    documents, _ = gather(csv_file, b"text,n\ttext\na, b\tc, d\n", name="f.TSV")
+    assert texts(documents) == {"f.TSV:2": "c, d"}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,7 @@ def test_a_tsv_is_cut_at_tabs_alone(gather):
         (b"text\nalone\n", {"f.x:2": "alone"}),
         (b"n,text\r1,a\r2,b\r", {"f.x:2": "a", "f.x:3": "b"}),
         (b'n, text\n1, "a, b"\n', {"f.x:2": "a, b"}),
+        (b'n,text\r\n1,"a\r\nb\rc"\r\n', {"f.x:2": "a\r\nb\rc"}),
         (b'\n\n"two\nlines",text\n1,a', {"f.x:5": "a"}),
     ],
 )

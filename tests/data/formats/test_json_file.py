@@ -86,6 +86,14 @@ def test_any_records_come_back_whatever_the_chunks(gather, monkeypatch):
         assert not account.skipped
 
 
+def test_a_number_at_the_end_of_a_chunk_goes_on(gather, monkeypatch):
+    monkeypatch.setattr(json_file, "_CHUNK", 16)
+    for blanks in range(20):
+        documents, account = gather(json_file, (" " * blanks + '{"n": 12345678, "rows": [{"text": "a"}]}').encode())
+        assert texts(documents) == {"f.x#1": "a"}
+        assert not account.skipped
+
+
 def test_a_long_array_is_not_held():
     data = json.dumps([{"text": "word " * 2000 + str(number)} for number in range(2000)]).encode()
     tracemalloc.start()

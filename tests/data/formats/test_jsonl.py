@@ -170,3 +170,13 @@ def test_a_million_line_file_loses_its_one_broken_line():
     documents = list(jsonl.read(io.BytesIO(b"\n".join(rows)), "big.jsonl", Source(path="x"), account))
     assert len(documents) == 9_999
     assert account.lines() == ["left out 1 entry: line that is no JSON (e.g. big.jsonl:6543)"]
+
+
+def test_the_cap_holds_wherever_a_line_lies(monkeypatch):
+    """At the end of a chunk, within one and over several; a line of just the cap is taken."""
+    source = random.Random(2)
+    rows = [b"x" * source.choice([0, 1, 9, 10, 11, 12, 40, 90]) for _ in range(500)]
+    for chunk in (5, 16, 1000):
+        monkeypatch.setattr(streams, "_CHUNK", chunk)
+        found = list(streams.lines(io.BytesIO(b"\n".join([*rows, b"end"])), limit=10))
+        assert found == [*(row if len(row) <= 10 else None for row in rows), b"end"]

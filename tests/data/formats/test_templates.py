@@ -129,6 +129,14 @@ def test_half_a_question_is_left_out(render, record):
         render(record, content="qa", strict=True)
 
 
+@pytest.mark.parametrize("record", [{"question": "Why?", "answer": " "}, {"question": None, "answer": "So."}])
+def test_a_question_without_an_answer_is_empty(render, record):
+    """Whatever the template prints around them."""
+    text, account = render(record, content="qa", strict=True)
+    assert text is None
+    assert account.skipped == {"empty": 1}
+
+
 # The template's text
 
 
