@@ -209,6 +209,9 @@ def load(folder: Path) -> TextTokenizer:
     path = folder / TOKENIZER_FILE
     try:
         backend = Tokenizer.from_file(str(path))
+        # As transformers saved them, if they were set: documents are encoded whole.
+        backend.no_truncation()
+        backend.no_padding()
         config = dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
     except Exception as error:  # tokenizers raises bare Exception
         raise ConfigError(
