@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from llmforge.fast_merges import has_new_letters, without_surrogates
 from llmforge.runtime.logs import logger
 from llmforge.tokenization import TextTokenizer, id_type
 
@@ -22,16 +23,6 @@ from llmforge.tokenization import TextTokenizer, id_type
 _RENEW_CHARACTERS = 32_000_000
 #: Compared in the first batch and in each later one: documents, evenly spread, and characters of each.
 _FIRST_SAMPLE, _LATER_SAMPLE, _SAMPLE_CHARACTERS = 64, 2, 2_000
-_SURROGATES = re.compile("[\ud800-\udfff]")
-#: Characters that Unicode 17 made letters or digits: gigatoken 0.10 knows that version, tokenizers 0.23 version 16, and
-#: they cut words at them in different places. First a quick class around them all, then the class itself.
-_NEAR_NEW_LETTERS = re.compile("[\u088f\u0c5c\u0cdc\ua7ce-\ua7f1\U00010940-\U0001e6ff\U0002b73a-\U0002cead\U000323b0-\U00033479]")
-_NEW_LETTERS = re.compile(
-    "[\u088f\u0c5c\u0cdc\ua7ce\ua7cf\ua7d2\ua7d4\ua7f1\U00010940-\U00010959\U00010ec5-\U00010ec7"
-    "\U00011db0-\U00011ddb\U00011de0-\U00011de9\U00016ea0-\U00016eb8\U00016ebb-\U00016ed3\U00016ff2-\U00016ff6"
-    "\U000187f8-\U000187ff\U00018d09-\U00018d1e\U00018d80-\U00018df2\U0001e6c0-\U0001e6ff\U0002b73a-\U0002b73f"
-    "\U0002cea2-\U0002cead\U000323b0-\U00033479]"
-)
 #: Characters outside a choice of those that no version of NFC changes or joins to their neighbours: the two libraries
 #: have normalization tables of different age.
 _NFC_MATTERS = re.compile(
@@ -86,7 +77,7 @@ class Encoder:
 
     def encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all `texts` one after the other, without separators, and how many each has (int64)."""
-        texts = [_without_surrogates(text) for text in texts]
+        texts = [without_surrogates(text) for text in texts]
         if self.reason is None:
             self._compare(texts)
         if self.reason is not None:
@@ -150,7 +141,7 @@ class Encoder:
             return False
         if self._normalizes and _NFC_MATTERS.search(text):
             return True
-        return _NEAR_NEW_LETTERS.search(text) is not None and _NEW_LETTERS.search(text) is not None
+        return has_new_letters(text)
 
     def _check(self, texts: list[str]) -> None:
         texts = [text for text in texts if not self._is_slow(text)]
@@ -183,13 +174,3 @@ class Encoder:
         parts = list(self._tokenizer.encode(texts))
         lengths = np.array([len(part) for part in parts], dtype=np.int64)
         return np.concatenate([np.zeros(0, self.dtype), *parts]).astype(self.dtype), lengths
-
-
-def _without_surrogates(text: str) -> str:
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return _SURROGATES.sub("\ufffd", text)
-    return text

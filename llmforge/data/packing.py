@@ -137,7 +137,7 @@ def pack_split(
         while done < len(batch):
             before = int(sums[done - 1]) if done else 0
             fits = int(np.searchsorted(sums, before + window_tokens - size, side="right"))
-            if fits == done:
+            if fits <= done:
                 if waiting:
                     yield from _pack_window(waiting, block_size, separator, pad)
                     waiting, size = [], 0
