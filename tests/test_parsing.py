@@ -507,9 +507,8 @@ def test_printed_config_of_a_recipe_finds_its_files_from_here(path: Path, capsys
     with pytest.raises(SystemExit):
         parse_pretrain(["--config", str(path), "--print_config", *given])
     shown = yaml.safe_load(capsys.readouterr().out)
-    paths = [parse_source(item, SourceSettings()) for item in shown.get("source", [])]
-    for found in [item.path for item in paths if item.format != "hf"] or [shown["corpus"]] * ("corpus" in shown):
-        assert Path(found).exists() or (Path.cwd() / found).exists()
+    sources = [parse_source(item, SourceSettings()) for item in shown.get("source", [{"path": shown.get("corpus")}])]
+    assert all(Path(source.path).exists() for source in sources if source.format != "hf")
     assert shown.get("max_steps") == written.get("max_steps")
 
 

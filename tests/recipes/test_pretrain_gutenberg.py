@@ -24,7 +24,7 @@ def test_the_demo_trains_on_the_books_alone(tmp_path):
     for first in ("There were eighty-four lamps", "It is two miles and three furlongs", "I was given my first hive"):
         assert first in whole
     for last in ("half a minute.", "said that it was.", "to the archdeacon."):
-        assert f"{last} <|endoftext|>" in whole
+        assert last in whole
 
 
 def test_the_124m_config_is_what_it_promises():
