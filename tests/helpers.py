@@ -34,7 +34,7 @@ def launch_demo(recipe: str, folder: Path, *arguments: str) -> Path:
 
 
 def prepared_by(folder: Path):
-    """The one dataset that `launch_demo` made in `folder`, the names of its documents by split, and their texts."""
+    """The one dataset that `launch_demo` made in `folder`; by split the names of its documents and the texts of its rows."""
     from llmforge import load_prepared
 
     [path] = (folder / "cache" / "datasets").iterdir()
@@ -43,7 +43,7 @@ def prepared_by(folder: Path):
     for line in (path / "documents.jsonl").read_text(encoding="utf-8").splitlines():
         document = json.loads(line)
         names.setdefault(document["split"], []).append(document["name"])
-    texts = {name: "".join(data.tokenizer.decode(row["input_ids"]) for row in data.dataset[name]) for name in data.dataset}
+    texts = {name: "".join(data.tokenizer.decode(row["input_ids"]) for row in rows) for name, rows in data.dataset.items()}
     return data, names, texts
 
 

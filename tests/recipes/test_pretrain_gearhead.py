@@ -25,8 +25,7 @@ def test_the_demo_trains_on_paragraphs(tmp_path):
     assert 0.85 < len(names["train"]) / len(paragraphs()) < 0.95
     assert set(names) == set(data.dataset) == {"train", "validation"}
     # Whole paragraphs, each with an end of its own.
-    whole = [text.replace("<|pad|>", "") for text in texts.values()]
-    found = {part for text in whole for part in text.split("<|endoftext|>") if part}
+    found = {part.strip() for text in texts.values() for part in text.replace("<|pad|>", "").split("<|endoftext|>")}
     assert len(found & set(paragraphs())) > 250
 
 

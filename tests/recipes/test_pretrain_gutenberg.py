@@ -19,11 +19,11 @@ def test_the_demo_trains_on_the_books_alone(tmp_path):
     _, names, texts = prepared_by(tmp_path)
     books = {split: {name.partition("#")[0] for name in members} for split, members in names.items()}
     assert sum(len(found) for found in books.values()) == len(set().union(*books.values())) == len(list(SAMPLE.glob("*.txt")))
-    whole = "".join(texts.values())
+    whole = re.sub(r"\s+", " ", "".join(texts.values()))
     assert not re.search("gutenberg|imitat|llmforge|small print|transcriber", whole, re.IGNORECASE)
     for first in ("There were eighty-four lamps", "It is two miles and three furlongs", "I was given my first hive"):
         assert first in whole
-    for last in ("and six came\nback.", "said that\nit was.", "attended to."):
+    for last in ("half a minute.", "said that it was.", "to the archdeacon."):
         assert last in whole
 
 
