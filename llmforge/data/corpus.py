@@ -35,10 +35,10 @@ from llmforge.storage import cache_root
 
 #: Raised whenever reading or cleaning gives other documents than before from the same files.
 READING = 1
-#: Bytes of a shard's files: at least, and the most where there are several.
-_SMALLEST, _LARGEST = 2**20, 16 * 2**20
-#: One name in so many ends a shard. The borders hang on names alone, so that a new file changes one shard only.
-_BORDER = 32
+#: A corpus has some so many shards, of at least and at most so many bytes.
+_SHARDS, _SMALLEST, _LARGEST = 256, 2**18, 2**24
+#: One name in so many ends a shard that is large enough: borders hang on names, so that a new file changes one shard only.
+_BORDER = 8
 #: Below so many bytes to read, a second process costs more than it gives.
 _WORTH_A_PROCESS = 16 * 2**20
 _SIGNED_AT_ONCE = 2**18
@@ -233,6 +233,7 @@ def read_shards(data: DataArguments, progress: Callable[[int, int], None] = lamb
     sources = data.sources()
     found = [Account() for _ in sources]
     units = [list(find_units(source, account)) for source, account in zip(sources, found, strict=True)]
+    enough = _shard_size(sum(unit.size for own in units for unit in own))
     # What is kept of every document besides its text.
     marks = (0 if data.dedup == "off" else data.dedup_shingle, data.split_seed)
 
@@ -240,7 +241,7 @@ def read_shards(data: DataArguments, progress: Callable[[int, int], None] = lamb
         jobs = [
             (number, _job(source, group, sections, *marks))
             for number, source in enumerate(sources)
-            for group in _grouped(units[number])
+            for group in _grouped(units[number], enough)
         ]
         missing = [job for _, job in jobs if not job.path.exists() or not all(unit.digest for unit in job.units)]
         _make_all(missing, data.prepare_workers, progress)
@@ -260,17 +261,22 @@ def read_shards(data: DataArguments, progress: Callable[[int, int], None] = lamb
     return corpus
 
 
-def _grouped(units: Sequence[Unit]) -> Iterator[tuple[Unit, ...]]:
+def _shard_size(total: int) -> int:
+    """Bytes from which a shard of a corpus of `total` may end: a power of two, so that it hardly ever changes."""
+    return min(max(1 << max(total // _SHARDS, 1).bit_length() - 1, _SMALLEST), _LARGEST)
+
+
+def _grouped(units: Sequence[Unit], enough: int) -> Iterator[tuple[Unit, ...]]:
     group: list[Unit] = []
     size = 0
     for unit in units:
-        if group and size + unit.size > _LARGEST:
+        if group and size + unit.size > max(_LARGEST, enough):
             yield tuple(group)
             group, size = [], 0
         group.append(unit)
         size += unit.size
         border = int.from_bytes(hashlib.blake2b(unit.name.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "big")
-        if size >= _SMALLEST and border % _BORDER == 0:
+        if size >= enough and border % _BORDER == 0:
             yield tuple(group)
             group, size = [], 0
     if group:

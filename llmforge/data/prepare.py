@@ -238,12 +238,10 @@ def _write_documents(
     path: Path, corpus: Corpus, tokens: TokenizedCorpus, repeats: dict[str, np.ndarray], numbers: np.ndarray
 ) -> None:
     with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for name, times in repeats.items():
-            for index in np.flatnonzero(times).tolist():
-                line = {"document": int(numbers[index]), "split": name, "source": int(corpus.source_numbers[index])}
-                line |= {
-                    "name": str(corpus.names[index]),
-                    "bytes": int(corpus.sizes[index]),
-                    "tokens": int(tokens.lengths[index]),
-                }
+        for split, times in repeats.items():
+            members = np.flatnonzero(times)
+            columns = (numbers, corpus.source_numbers, corpus.sizes, tokens.lengths)
+            figures = zip(*(column[members].tolist() for column in columns), strict=True)
+            for name, (number, source, size, length) in zip(corpus.names.take(members), figures, strict=True):
+                line = {"document": number, "split": split, "source": source, "name": str(name), "bytes": size, "tokens": length}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")

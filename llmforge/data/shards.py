@@ -140,18 +140,24 @@ class _Shard:
 class TextShard(_Shard):
     """Cleaned documents of a part of one source."""
 
-    def column(self, name: str) -> pa.ChunkedArray:
-        """A whole column; for the small ones."""
-        batches = list(self.batches([name]))
-        return pa.chunked_array([batch.column(0) for batch in batches])
-
     @cached_property
+    def _small(self) -> tuple[pa.Table, Account]:
+        # All that concerns every document, and the account, from one look at the file.
+        with pa.memory_map(str(self.path)) as file:
+            schema = pa.ipc.open_file(file).schema
+            wanted = [place for place, name in enumerate(schema.names) if name not in ("text", "ids")]
+            reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False))
+            found = [reader.get_batch_with_custom_metadata(number) for number in range(reader.num_record_batches)]
+        return pa.Table.from_batches([batch for batch, _ in found]), Account.from_json(json.loads(found[-1][1][_ACCOUNT]))
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A whole column; not of the texts."""
+        return self._small[0].column(name)
+
+    @property
     def account(self) -> Account:
         """What was read for it and what was not."""
-        with pa.memory_map(str(self.path)) as file:
-            reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=[0]))
-            _, metadata = reader.get_batch_with_custom_metadata(reader.num_record_batches - 1)
-        return Account.from_json(json.loads(metadata[_ACCOUNT]))
+        return self._small[1]
 
 
 class IdsShard(_Shard):

@@ -25,14 +25,14 @@ from llmforge.errors import DataError
 from llmforge.fast_tokens import Encoder
 
 BLOCK = 32
+SMALL = {"_SMALLEST": 1500, "_LARGEST": 20_000, "_BORDER": 4}
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch, own_cache) -> None:
     """Shards of some ten small files, in a cache of the test's own."""
-    monkeypatch.setattr(engine, "_SMALLEST", 1500)
-    monkeypatch.setattr(engine, "_LARGEST", 20_000)
-    monkeypatch.setattr(engine, "_BORDER", 4)
+    for name, value in SMALL.items():
+        monkeypatch.setattr(engine, name, value)
 
 
 def data(*paths: Path | str, **changes) -> DataArguments:
@@ -239,7 +239,7 @@ def test_ids_need_a_tokenizer_and_must_fit_it(tmp_path, tokenizer_folder, text_t
 
 def _prepare(folder: Path, out: Path, cache: Path, go) -> None:
     os.environ["LLMFORGE_CACHE"] = str(cache)
-    engine._SMALLEST, engine._LARGEST, engine._BORDER, engine._WORTH_A_PROCESS = 1500, 20_000, 4, 10**9
+    vars(engine).update(SMALL)
     go.set()
     prepare_dataset(data(folder), TokenizerArguments(vocab_size=300), out)
 
