@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_type_hints
 
@@ -84,8 +85,12 @@ def _document(item: Any, number: int, source: Source) -> Document:
     for key, value in values.items():
         if not isinstance(value, str):
             raise refuse(f"has a {key} of type {type(value).__name__}")
-    kinds = get_args(get_type_hints(Document)["kind"])
-    if values["kind"] not in kinds:
-        raise refuse(f"has the kind {values['kind']!r}, which is none of {', '.join(kinds)}")
+    if values["kind"] not in _kinds():
+        raise refuse(f"has the kind {values['kind']!r}, which is none of {', '.join(_kinds())}")
     whole = {key: whole_characters(value) for key, value in values.items()}
     return Document(whole["name"] or name, whole["text"], whole["kind"], whole["group"])  # type: ignore[arg-type]
+
+
+@functools.cache
+def _kinds() -> tuple[str, ...]:
+    return get_args(get_type_hints(Document)["kind"])

@@ -36,7 +36,8 @@ class Utf8Stream(io.RawIOBase):
         self.replaced = False
         self._file = file
         self._rest = b""  # read, not yet decoded
-        self._ready = b""
+        self._ready = b""  # decoded
+        self._given = 0  # bytes of it that were given
         self._ended = False
         self._decode: Callable[..., tuple[str, int]] | None = None
         self._through = not replace
@@ -46,12 +47,14 @@ class Utf8Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self._ready and not self._ended:
+        while self._given == len(self._ready) and not self._ended:
+            self._given = 0
+            self._ready = b""
             self._fill()
-        given = self._ready[: len(buffer)]
-        buffer[: len(given)] = given
-        self._ready = self._ready[len(given) :]
-        return len(given)
+        part = memoryview(self._ready)[self._given : self._given + len(buffer)]
+        buffer[: len(part)] = part
+        self._given += len(part)
+        return len(part)
 
     def _fill(self) -> None:
         data = self._file.read(_CHUNK)
