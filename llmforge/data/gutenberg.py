@@ -15,7 +15,7 @@ _START = re.compile(rf"\s*\*\s?\*\s?\*\s*START\s+OF\s+{_NAME}(?:'s)?\s+E-?(?:BOO
 _END = re.compile(rf"\s*\*\s?\*\s?\*\s*END\s+OF\s+{_NAME}(?:'s)?\s+E-?(?:BOOK|TEXT)", re.IGNORECASE)
 _SMALL_PRINT_END = re.compile(r"\s*\*+\s*END\s*\*?\s*(?:OF\s+)?THE\s+SMALL\s+PRINT!?.*", re.IGNORECASE)
 # "End of Project Gutenberg's Emma", "End of the Project Gutenberg Etext of Emma", "The end of …"
-_END_LINE = re.compile(rf"\s*\*{{0,3}}\s*(?:this\s+is\s+)?(?:the\s+)?end\s+of\s+{_NAME}\b", re.IGNORECASE)
+_END_LINE = re.compile(rf"\s*(?:\*{{1,3}}\s*)?(?:this\s+is\s+)?(?:the\s+)?end\s+of\s+{_NAME}\b", re.IGNORECASE)
 #: Lines that a header or a closing licence may have: the longest known have about 400 and 500.
 _MOST_LINES = 1000
 _MARKER_LINES = 6
@@ -174,7 +174,9 @@ def _note_end(lines: list[str], start: int) -> int:
     known only at the head, where it is one section, and at the tail, where nothing follows.
     """
     title = start
-    while title < len(lines) and (_BORDER.fullmatch(lines[title]) or (title > start and not lines[title].strip())):
+    while title < min(len(lines), start + 4) and (
+        _BORDER.fullmatch(lines[title]) or (title > start and not lines[title].strip())
+    ):
         title += 1  # a box may begin with its border
     if title >= len(lines) or title > start + 3 or not _NOTE.match(lines[title]):
         return 0

@@ -32,9 +32,8 @@ _FRONT = re.compile(
 # A line of YAML at the outermost level: a key, an item, a comment, a closing bracket; or a deeper or a blank one.
 _YAML = re.compile(r"""(?:["']?[\w.$@/-]+["']?[ \t]*:(?:[ \t].*)?|-(?:[ \t].*)?|#.*|[\]}].*|[ \t]+.*|)\n""")
 _FRONT_MOST = 64 * 1024
-_COMMENT = re.compile(r"<!--(?:-?>|.*?-->)", re.DOTALL)
-_PICTURE = re.compile(r"<(?:img|source)\b[^>]*>|</?picture\b[^>]*>", re.IGNORECASE)
-_TAG = re.compile(r"</?[A-Za-z][^>]*>")
+_PICTURE = re.compile(r"<(?:img|source)\b[^<>]*>|</?picture\b[^<>]*>", re.IGNORECASE)
+_TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 # HTML whose content is to be taken as it stands.
 _VERBATIM = re.compile(r"\s*<(?:pre|script|style|textarea|code)\b", re.IGNORECASE)
 _BLANK = re.compile(r"[ \t>]*\n?")
@@ -213,16 +212,20 @@ def _inline_removals(token: Token) -> list[tuple[int, int]]:
         label = token.meta["label"]
         return [(start, start + 1), (label, stop)] if label > start + 1 else [(start, stop)]
     if token.type == "image" or (
-        token.type == "html_inline" and (_COMMENT.fullmatch(token.content) or _PICTURE.fullmatch(token.content))
+        token.type == "html_inline" and (token.content.startswith("<!--") or _PICTURE.fullmatch(token.content))
     ):
         return [token.meta["span"]]
     return []
 
 
 def _html_removals(text: str, start: int, stop: int) -> list[tuple[int, int, str]]:
-    comments = [match.span() for match in _COMMENT.finditer(text, start, stop)]
+    comments, words, done = [], [], start
+    while (begin := text.find("<!--", done, stop)) >= 0 and (end := text.find("-->", begin + 2, stop)) >= 0:
+        words.append(text[done:begin])
+        done = end + 3
+        comments.append((begin, done))
+    rest = _TAG.sub("", "".join([*words, text[done:stop]]))
     pictures = [match.span() for match in _PICTURE.finditer(text, start, stop)]
-    rest = _TAG.sub("", _COMMENT.sub("", text[start:stop]))
     if pictures and not rest.strip(" \t\n>"):
         return [(start, stop - text[start:stop].endswith("\n"), _BLOCK_REMOVED)]
     return [(*span, _BLOCK_REMOVED) for span in [*comments, *pictures]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import random
 import re
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -330,3 +331,23 @@ def test_the_page_has_examples():
 @pytest.mark.parametrize(("kind", "before", "after"), EXAMPLES)
 def test_examples_of_the_page(kind: str, before: str, after: str):
     assert clean(ast.literal_eval(before), kind)[0] == ast.literal_eval(after)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("markdown", "<!-- " * 100_000),
+        ("markdown", "<div " * 50_000),
+        ("markdown", '{"a":' * 60_000),
+        ("text", "<|a|> " * 100_000 + "x"),
+        ("text", "\x1b]a" * 100_000),
+        ("code", "/*" + "a*/ x /*" * 100_000),
+        ("text", f"*** START OF THE PROJECT GUTENBERG EBOOK X ***\n\n{' ' * 50_000}x\n"),
+        ("text", "*** START OF THE PROJECT GUTENBERG EBOOK X ***\n\n" + "-----\n\n" * 20_000),
+    ],
+)
+def test_text_made_to_be_slow_is_not(kind: str, text: str):
+    """Each takes minutes where time grows with the square of the length."""
+    start = time.process_time()
+    clean(text, kind, max_line_characters=10**9, format="gutenberg" if kind == "text" else "auto")
+    assert time.process_time() - start < 5
