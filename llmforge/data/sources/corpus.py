@@ -46,7 +46,7 @@ def read_corpus(args: DataArguments) -> tuple[list[Document], Account]:
         if len(documents) == before:
             raise nothing_found(source, own)
         account.add(own)
-    if len(documents) < FEW_DOCUMENTS and args.segment == "file":
+    if len(documents) < FEW_DOCUMENTS and all(source.segment == "file" for source in args.sources()):
         cut = [section for document in documents for section in cut_sections(document)]
         if len(cut) > len(documents):
             account.changed[FEW] += len(documents)

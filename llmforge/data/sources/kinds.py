@@ -41,6 +41,8 @@ _RESOURCE_FORK = "__MACOSX"
 def compression_of(name: str) -> str:
     """The suffix of `name` that says how it is compressed; empty if it is not. ``.tgz`` and its kin count as well."""
     lower = name.lower()
+    if not lower.endswith((*COMPRESSIONS, *_TAR_SHORTHANDS)):
+        return ""
     for suffix, shorthand in zip(COMPRESSIONS, _TAR_SHORTHANDS, strict=True):
         if lower.endswith((suffix, shorthand)):
             return suffix

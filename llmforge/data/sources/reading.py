@@ -76,7 +76,7 @@ def finished(found: Iterator[Document], reading: Reading, sections: bool = False
     for document in found:
         if group and not document.group:
             document = replace(document, group=group)
-        if document.ids is None and not document.text.strip():
+        if document.ids is None and (not document.text or document.text.isspace()):
             reading.account.skip("empty", document.name)
         elif sections and document.ids is None and reading.source.content == "text":
             cut = cut_sections(document)
@@ -105,7 +105,7 @@ def _texts(file: BinaryIO, reading: Reading, sections: bool) -> Iterator[Documen
             data = _book(decode(data, account), account).encode("utf-8", "surrogatepass")
         for piece in cut_stream(chunks(file, data), cutting.RANGE_BYTES, reading.over_long):
             for start, block in paragraphs(piece):
-                if block.strip():
+                if not block.isspace():
                     yield Document(f"{reading.name}@{reading.start + start}", decode(block, account), kind)
     elif reading.large or len(data) > cutting.WHOLE_BYTES:
         for piece in cut_stream(chunks(file, data), cutting.LARGE_SECTION_BYTES, reading.over_long):

@@ -205,7 +205,7 @@ def read_unit(unit: Unit, account: Account, sections: bool = False) -> Iterator[
                 _check_unchanged(unit, os.fstat(file.fileno()))
                 if unit.kind in _ARCHIVES:
                     yield from _members(file, unit, account, sections)
-                elif unit.size < unit.total:
+                elif unit.size <= cutting.WHOLE_BYTES and not compression_of(unit.file):
                     file.seek(unit.start)
                     yield from _counted(io.BytesIO(file.read(unit.size)), whole, sections, unit.size)
                 else:

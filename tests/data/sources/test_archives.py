@@ -193,6 +193,13 @@ def test_a_bomb_is_counted_and_not_unpacked(write, load, monkeypatch, name):
     assert found[2].skipped == {"unpacks to more than 200 times its size": 1}
 
 
+def test_a_zip_without_its_bomb_is_read_on(write, load):
+    data = zipped({"a.txt": b"small", "bomb.txt": b"x" * (8 << 20), "c.txt": b"small too"})
+    found = load(write({"x.zip": data}) / "x.zip")
+    assert texts(found) == {"x.zip!/a.txt": "small", "x.zip!/c.txt": "small too"}
+    assert found[2].examples == {"unpacks to more than 200 times its size": ["x.zip!/bomb.txt"]}
+
+
 @pytest.mark.parametrize(("suffix", "pack"), COMPRESSIONS.items())
 def test_a_compressed_file_that_is_a_bomb(write, load, monkeypatch, suffix, pack):
     monkeypatch.setattr(streams, "ALWAYS_UNPACKED", 2 << 20)

@@ -227,6 +227,7 @@ def test_the_longest_line_that_is_read(monkeypatch, line, left_out, chunk):
     assert over_long == ([2] if left_out else [])
     assert b"".join(piece.data for piece in found) == b"first\n" + (b"" if left_out else long) + b"last\n"
     assert found[-1].line + found[-1].data.count(b"\n") == 3
+    assert (found[-1].start, found[-1].data) == (len(b"first\n") + line, b"last\n")
 
 
 def test_blocks_between_blank_lines_and_where_they_start():
