@@ -10,6 +10,7 @@ them, and how much of validation also stands in training.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,13 +18,14 @@ from typing import Any
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.data.card import left_out, mended, vocabulary_line
-from llmforge.data.leaks import LeakReport
+from llmforge.data.leaks import LeakReport, check_folder
 from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import PreparedDataset, load_prepared
 from llmforge.data.show import ShownRow, show_rows
 from llmforge.data.sources.corpus import check_corpus
-from llmforge.errors import ConfigError
+from llmforge.errors import CheckFailed, ConfigError
 from llmforge.parsing import ForgeParser
+from llmforge.runtime.commands import run_command
 from llmforge.runtime.logs import console, printable, set_up_logging
 
 
