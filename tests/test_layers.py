@@ -42,7 +42,7 @@ ORDER: list[set[str]] = [
     {"models"},
     *folder(
         "data",
-        "documents hashing",
+        "documents hashing token_runs",
         "shingles",
         "cleaning dedup packing",
         "sources",
