@@ -59,7 +59,7 @@ def test_the_count_is_that_by_hand(n, seed, monkeypatch):
     monkeypatch.setattr(token_runs, "_ROWS", 7)
     source = random.Random(seed)
     train = random_sequences(source, 40)
-    held_out = [*random_sequences(source, 40, train), [9] * 60, train[0], [3, 3, 3]]
+    held_out = [*random_sequences(source, 40, train), [9] * 60, train[0], [3, 3, 3], [40, 41]]
     expected = by_hand(held_out, train, n)
     (leak,) = check_leaks({"train": rows_of(*train), "validation": rows_of(*held_out)}, [n]).splits
     assert (leak.split, leak.n, leak.documents) == ("validation", n, len(held_out))
