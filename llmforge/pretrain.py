@@ -20,8 +20,9 @@ from llmforge.configs.model import ModelArguments
 from llmforge.configs.run import PretrainConfig, RunArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.configs.training import ForgeTrainingArguments, deferred_process_group
-from llmforge.data.prepare import PreparedDataset, load_prepared, prepare_dataset
-from llmforge.data.sources import check_corpus
+from llmforge.data.prepare import prepare_dataset
+from llmforge.data.prepared import PreparedDataset, load_prepared
+from llmforge.data.sources.corpus import check_corpus
 from llmforge.errors import ConfigError
 from llmforge.models import build_config, build_model, check_block_size, embedding_rows, get_preset
 from llmforge.optimizers import check_optimizer

@@ -8,7 +8,7 @@ import os
 import pytest
 from helpers import write_documents
 
-from llmforge.data.prepare import load_prepared
+from llmforge.data.prepared import load_prepared
 from llmforge.prepare import main
 from llmforge.runtime.commands import run_command
 
@@ -103,7 +103,7 @@ def fifo(folder):
         (without_the_suffix, "a.xyz"),
         (all_empty, "1 empty"),
         (too_few, "got none of the 1 documents"),
-        (fifo, "no file"),
+        (fifo, "neither file nor folder"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -138,7 +138,19 @@ class Source(SourceSettings):
             raise ConfigError(f"--source weight={self.weight} is no weight.", "Give a number above 0.")
         if self.weight is not None and self.split in ("validation", "test"):
             raise ConfigError(f"--source weight={self.weight} is for training data.", f"Leave it out of the {self.split} source.")
-        self.name = self.name or self.path
+        self.name = self.name or without_secrets(self.path)
+
+
+def without_secrets(url: str) -> str:
+    """`url` as it may be shown: without user, password, query (which may be signed) and fragment; a path as it is."""
+    protocol, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    host, slash, path = rest.partition("/")
+    if protocol in ("http", "https"):
+        path = path.partition("?")[0].partition("#")[0]
+        host = host.partition("?")[0].partition("#")[0]
+    return f"{protocol}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def parse_source(given: str | Mapping[str, Any], settings: SourceSettings) -> Source:

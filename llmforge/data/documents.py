@@ -31,6 +31,23 @@ class Document:
     ids: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class IdRange:
+    """What ids of a source of token ids may be: those of the tokenizer they were made with.
+
+    Attributes:
+        vocab_size: Ids from here on are impossible.
+        separator: Ends documents in a stream of ids.
+        pad: Fills up rows of ids.
+        tokenizer: Stands for the tokenizer.
+    """
+
+    vocab_size: int
+    separator: int
+    pad: int
+    tokenizer: str
+
+
 @dataclass
 class Account:
     """What was read and what was not; accounts of parts add up.
