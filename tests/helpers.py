@@ -28,23 +28,27 @@ def launch_demo(recipe: str, folder: Path, *arguments: str) -> Path:
         check=False,
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
-    run = max((folder / "runs").iterdir())
-    (run / "told").write_text(result.stdout + result.stderr, encoding="utf-8")
-    return run
+    return max((folder / "runs").iterdir())
 
 
-def prepared_by(folder: Path):
-    """The one dataset that `launch_demo` made in `folder`; by split the names of its documents and the texts of its rows."""
+def prepared_by(folder: Path) -> dict[str, dict[str, str]]:
+    """The dataset that `launch_demo` made in `folder`: of each split the documents' texts, by name."""
     from llmforge import load_prepared
 
     [path] = (folder / "cache" / "datasets").iterdir()
     data = load_prepared(path)
-    names: dict[str, list[str]] = {}
-    for line in (path / "documents.jsonl").read_text(encoding="utf-8").splitlines():
-        document = json.loads(line)
-        names.setdefault(document["split"], []).append(document["name"])
-    texts = {name: "".join(data.tokenizer.decode(row["input_ids"]) for row in rows) for name, rows in data.dataset.items()}
-    return data, names, texts
+    documents: dict[str, dict[str, str]] = {}
+    for split, rows in data.dataset.items():
+        pieces: dict[int, list[int]] = {}
+        for row in rows:
+            place = 0
+            for length, document in zip(row["segment_lengths"], row["segment_documents"], strict=True):
+                pieces.setdefault(document, []).extend(row["input_ids"][place : place + length])
+                place += length
+        names = data.document_names(list(pieces))
+        texts = [data.tokenizer.decode(ids, skip_special_tokens=True) for ids in pieces.values()]
+        documents[split] = dict(zip(names, texts, strict=True))
+    return documents
 
 
 def losses_of(run: Path) -> tuple[list[float], list[float]]:

@@ -20,13 +20,12 @@ def test_the_demo_trains_on_paragraphs(tmp_path):
     assert evaluation[-1] < evaluation[0]
     assert json.loads((run / "run.json").read_text())["final"]["test"] == {}
     assert not (run / "eval.json").exists()
-    data, names, texts = prepared_by(tmp_path)
-    assert len(names["train"]) + len(names["validation"]) == len(paragraphs()) > 300
-    assert 0.85 < len(names["train"]) / len(paragraphs()) < 0.95
-    assert set(names) == set(data.dataset) == {"train", "validation"}
-    # Whole paragraphs, each with an end of its own.
-    found = {part.strip() for text in texts.values() for part in text.replace("<|pad|>", "").split("<|endoftext|>")}
-    assert len(found & set(paragraphs())) > 250
+    splits = prepared_by(tmp_path)
+    assert set(splits) == {"train", "validation"}
+    found = sorted(text.strip() for documents in splits.values() for text in documents.values())
+    assert found == sorted(paragraphs())
+    assert len(found) > 300
+    assert 0.85 < len(splits["train"]) / len(found) < 0.95
 
 
 def test_the_sample_covers_its_areas():

@@ -8,6 +8,15 @@ import re
 from helpers import ROOT, launch_demo, losses_of, prepared_by, recipe_config
 
 SAMPLE = ROOT / "recipes" / "samples" / "gutenberg"
+#: Where the author's own words begin and end.
+BOOKS = [
+    ("bees.txt", "ON KEEPING BEES IN A COLD PARISH", "the archdeacon."),
+    ("clockmaker.txt", "THE CLOCKMAKER'S SECOND APPRENTICE", "the clock is going yet."),
+    ("ferry.txt", "THE FERRY AT HARROW BEND", "over it in half a minute."),
+    ("island.txt", "LETTERS FROM THE WEATHER STATION", "by the\neye."),
+    ("orchard.txt", "THE INHERITANCE OF THE THREE MISS MARLOWS", '"We can none of us remember."'),
+    ("walking.txt", "ON WALKING TO THE MILL", "said\nthat it was."),
+]
 
 
 def test_the_demo_trains_on_the_books_alone(tmp_path):
@@ -16,15 +25,14 @@ def test_the_demo_trains_on_the_books_alone(tmp_path):
     assert training[-1] < training[0]
     assert evaluation[-1] < evaluation[0]
     assert json.loads((run / "eval.json").read_text())["split"] == "test"
-    _, names, texts = prepared_by(tmp_path)
-    books = {split: {name.partition("#")[0] for name in members} for split, members in names.items()}
-    assert sum(len(found) for found in books.values()) == len(set().union(*books.values())) == len(list(SAMPLE.glob("*.txt")))
-    whole = re.sub(r"\s+", " ", "".join(texts.values()))
-    assert not re.search("gutenberg|imitat|llmforge|small print|transcriber", whole, re.IGNORECASE)
-    for first in ("There were eighty-four lamps", "It is two miles and three furlongs", "I was given my first hive"):
-        assert first in whole
-    for last in ("half a minute.", "said that it was.", "to the archdeacon."):
-        assert last in whole
+    splits = prepared_by(tmp_path)
+    books = [{name.partition("#")[0] for name in documents} for documents in splits.values()]
+    assert sum(map(len, books)) == len(set().union(*books)) == len(list(SAMPLE.glob("*.txt")))
+    whole = {name: text for documents in splits.values() for name, text in documents.items()}
+    for name, first, last in BOOKS:
+        assert whole[name].startswith(first), name
+        assert whole[name].rstrip().endswith(last), name
+    assert not re.search("gutenberg|imitat|llmforge|small print|transcriber", "".join(whole.values()), re.IGNORECASE)
 
 
 def test_the_124m_config_is_what_it_promises():

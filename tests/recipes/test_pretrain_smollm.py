@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from helpers import ROOT, launch_demo, losses_of, prepared_by, recipe_config
+
+from llmforge import prepare_dataset
 
 SAMPLE = ROOT / "recipes" / "samples" / "smollm" / "passages.jsonl"
 
 
-def test_the_demo_trains_on_records_and_tokenizes_them_once(tmp_path):
+def test_the_demo_trains_on_records_and_tokenizes_them_once(tmp_path, monkeypatch):
     run = launch_demo("pretrain_smollm", tmp_path)
     training, evaluation = losses_of(run)
     assert training[-1] < training[0]
     assert evaluation[-1] < evaluation[0]
     assert json.loads((run / "eval.json").read_text())["split"] == "test"
     records = [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
-    _, names, texts = prepared_by(tmp_path)
-    assert sum(len(members) for members in names.values()) == len(records)
-    whole = "".join(texts.values())
-    assert all(record["text"].strip() in whole for record in records if len(record["text"]) < 700)
-    assert "audience" not in whole  # the text alone
-    again = launch_demo("pretrain_smollm", tmp_path, "--max_steps", "1", "--prompts", "--eval_strategy", "no")
-    assert "nothing is tokenized again" in Path(again / "told").read_text()
+    found = [text.strip() for documents in prepared_by(tmp_path).values() for text in documents.values()]
+    assert sorted(found) == sorted(record["text"] for record in records)
+    monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))
+    config = recipe_config("pretrain_smollm", "demo", "--block_size", "128")
+    assert prepare_dataset(config.data, config.tokenizer).reused
 
 
 def test_the_124m_config_is_what_it_promises():

@@ -34,15 +34,17 @@ def test_the_demo_trains_and_reports_on_the_test_split(folder):
 
 
 def test_notes_texts_and_questions_are_one_corpus(folder):
-    _, names, texts = prepared_by(folder)
-    found = [name for members in names.values() for name in members]
-    assert {"kubernetes/pods.md", "docker/compose.md", "terraform/state.md", "incident.txt"} <= set(found)
-    assert len(found) == len(list(SAMPLE.rglob("notes/**/*.md"))) + 3 + len(json.loads((SAMPLE / "qa.json").read_text()))
-    whole = "".join(texts.values())
-    asked = json.loads((SAMPLE / "qa.json").read_text())[0]
-    assert f"Question: {asked['question']}\nAnswer: {asked['answer']}" in whole
-    assert "docker volume create pgdata\ndocker run -d --name db -v pgdata:/var/lib/postgresql/data postgres:16\n" in whole
-    assert "tags: [" not in whole  # front matter
+    whole = {name: text for documents in prepared_by(folder).values() for name, text in documents.items()}
+    for name in ("kubernetes/pods.md", "docker/compose.md", "terraform/state.md"):
+        text = (SAMPLE / "notes" / name).read_text(encoding="utf-8")
+        _, front_matter, note = text.split("---\n", 2)
+        assert front_matter.startswith("title:")
+        assert whole[name].strip() == note.strip()
+    assert whole["incident.txt"].startswith("Notes from an incident")
+    asked = json.loads((SAMPLE / "qa.json").read_text(encoding="utf-8"))
+    rendered = {text.strip() for text in whole.values()}
+    assert all(f"{item['context']}\n\nQuestion: {item['question']}\nAnswer: {item['answer']}" in rendered for item in asked)
+    assert len(whole) == len(list(SAMPLE.rglob("notes/**/*.md"))) + 3 + len(asked)
 
 
 def test_the_sample_has_questions_for_every_tool():
