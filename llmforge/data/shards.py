@@ -78,7 +78,9 @@ class TextShardWriter:
 
     def _write(self, metadata: dict[bytes, bytes] | None = None) -> None:
         documents = [waiting[0] for waiting in self._waiting]
-        digests, positions, signatures, blocks = ([waiting[place] for waiting in self._waiting] for place in range(1, 5))
+        digests = [digest for _, digest, _, _, _ in self._waiting]
+        positions = np.array([position for _, _, position, _, _ in self._waiting], dtype=np.float64)
+        blocks = [found for _, _, _, _, found in self._waiting]
         texts = strings([document.text for document in documents], pa.large_string())
         ids = [np.zeros(0, np.uint32) if document.ids is None else document.ids for document in documents]
         columns = {
@@ -90,8 +92,8 @@ class TextShardWriter:
             "is_ids": numbers(np.array([document.ids is not None for document in documents], dtype=np.uint8)),
             "size": numbers(np.diff(np.frombuffer(texts.buffers()[1], np.int64))),
             "hash": pa.Array.from_buffers(pa.binary(16), len(documents), [None, pa.py_buffer(b"".join(digests))]),
-            "position": numbers(np.array(positions, dtype=np.float64)),
-            "signature": self._signatures(signatures),
+            "position": numbers(positions),
+            "signature": self._signatures([signature for _, _, _, signature, _ in self._waiting]),
             "blocks": lists(blocks, np.uint64),
         }
         schema = _text_schema(self.signature)
