@@ -81,9 +81,7 @@ class SourceSettings:
         default=False, metadata={"help": "Take away blocks that many documents share, such as licence headers."}
     )
     max_files: int | None = field(default=None, metadata={"help": "Read so many files at most, the first by name."})
-    strict: bool = field(
-        default=False, metadata={"help": "Stop at the first broken file, line or record, not count it."}
-    )
+    strict: bool = field(default=False, metadata={"help": "Stop at the first broken file, line or record, not count it."})
     array: str | None = field(default=None, metadata={"help": "Array of an .npz file; input_ids or the only one if not given."})
     subset: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
     subset_split: str = field(default="train", metadata={"help": "Split of an hf dataset to read."})
