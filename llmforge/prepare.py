@@ -10,6 +10,7 @@ them, and how much of validation also stands in training.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,13 +18,14 @@ from typing import Any
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.data.card import left_out, mended, vocabulary_line
-from llmforge.data.leaks import LeakReport
+from llmforge.data.leaks import LeakReport, check_folder
 from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import PreparedDataset, load_prepared
 from llmforge.data.show import ShownRow, show_rows
 from llmforge.data.sources.corpus import check_corpus
-from llmforge.errors import ConfigError
+from llmforge.errors import CheckFailed, ConfigError
 from llmforge.parsing import ForgeParser
+from llmforge.runtime.commands import run_command
 from llmforge.runtime.logs import console, printable, set_up_logging
 
 
@@ -123,14 +125,37 @@ def _inspect(folder: str, output: PrepareArguments) -> list[ShownRow]:
 
 
 def _check_leaks(folder: str, output: PrepareArguments) -> LeakReport:
-    report = check_leaks(folder)
+    report = check_folder(folder)
     if output.json:
-        print(json.dumps(asdict(report)))
+        print(json.dumps(report.as_json()))
     else:
-        console().print(report.table())
-    if report.leaks:
-        raise CheckFailed(report.line(), "Prepare the corpus with --dedup drop, or read the excerpts above and decide.")
+        _show_leaks(report)
+    if report.leaks():
+        raise CheckFailed(
+            f"--check_leaks {folder}: training has {report.share:.1%} of a held-out split.",
+            "Prepare the corpus with --dedup drop.",
+        )
     return report
+
+
+def _show_leaks(report: LeakReport) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    head, *rows = report.table()
+    table = Table(title="How much of the held-out splits stands in training")
+    for place, name in enumerate(head):
+        table.add_column(name, justify="left" if place == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    terminal = console()
+    terminal.print(table)
+    for leak in report.splits:
+        for worst in leak.worst if leak.n == max(other.n for other in report.splits) else ():
+            share = (
+                f"{leak.split}: {worst.covered:,} of {worst.tokens:,} {report.unit} of {printable(worst.name)} are in training"
+            )
+            terminal.print(Text(f"{share}: {printable(worst.excerpt)!r}"), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,17 @@ def test_text_with_too_few_pairs_stops_at_the_same_merge(ways, min_frequency):
     assert not ways(CORPORA["ties"][:5], vocab_size=5000, min_frequency=min_frequency)
 
 
+def test_pairs_that_are_too_seldom_end_the_merges(ways):
+    """gigatoken reaches this vocabulary, with pairs that occur less often than was asked for."""
+    assert ways(CODE, vocab_size=800, min_frequency=2)
+    assert not ways(CODE, vocab_size=800, min_frequency=300)
+
+
+def test_a_token_that_comes_up_twice_does_not_count_twice(ways):
+    """Two ways lead to three spaces: four merges make three tokens, and BpeTrainer ends after three."""
+    assert not ways(["    a", "    a"], vocab_size=258 + 4)
+
+
 def test_runs_of_one_letter_and_tokens_that_come_up_twice(ways):
     texts = ["a" * count + " " + "ab" * count for count in (3, 8, 14, 20, 27)]
     for size in (262, 268, 280):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from llmforge.configs.source import without_secrets
 from llmforge.data.corpus import Corpus
 from llmforge.data.documents import Account
 from llmforge.data.encode import TokenizedCorpus
@@ -59,7 +60,7 @@ def source_cards(corpus: Corpus, content: str) -> dict[str, Any]:
         total.add(account)
         given = {
             "name": source.name,
-            "path": source.path,
+            "path": without_secrets(source.path),
             "format": source.format,
             "weight": source.weight,
             "split": source.split,

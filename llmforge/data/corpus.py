@@ -23,13 +23,15 @@ from llmforge.configs.source import Source
 from llmforge.data.boilerplate import block_hashes
 from llmforge.data.cleaning import clean_document
 from llmforge.data.dedup import PERMUTATIONS, SIGNATURE_VERSION, signatures, text_hash
-from llmforge.data.documents import Account, Document
+from llmforge.data.documents import Account, Document, IdRange
+from llmforge.data.formats.templates import template_of
 from llmforge.data.functions import load_function
 from llmforge.data.shards import TextShard, digest, shard_path, text_shard
 from llmforge.data.sources.corpus import nothing_found
 from llmforge.data.sources.cutting import FEW_DOCUMENTS, SECTION_LENGTH, cut_sections
 from llmforge.data.sources.units import Unit, find_units, read_unit
 from llmforge.data.splits import split_position
+from llmforge.errors import DataError
 from llmforge.runtime.logs import logger
 from llmforge.storage import cache_root
 
@@ -55,6 +57,7 @@ class _Job:
     path: Path
     units: tuple[Unit, ...]
     source: Source
+    ids: IdRange | None
     sections: int
     shingle: int
     seed: int
@@ -79,7 +82,7 @@ def _make(job: _Job) -> Path:
 
 def _read(job: _Job, account: Account) -> Iterator[Document]:
     for unit in job.units:
-        for document in read_unit(unit, account):
+        for document in read_unit(unit, account, job.ids):
             cleaned = document if document.ids is not None else clean_document(document, job.source, account)
             if cleaned is not None:
                 whole = not job.sections or cleaned.ids is not None or job.source.content != "text"
@@ -219,11 +222,14 @@ class Corpus:
                 start += len(column)
 
 
-def read_shards(data: DataArguments, progress: Callable[[int, int], None] = lambda done, total: None) -> Corpus:
+def read_shards(
+    data: DataArguments, ids: IdRange | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Corpus:
     """The corpus that `data` describes, read and cleaned as far as the cache does not have it.
 
     Args:
         data: Sources and their settings.
+        ids: What the ids of sources of token ids may be.
         progress: Is told the bytes done and to do, as shards are made.
 
     Raises:
@@ -231,6 +237,9 @@ def read_shards(data: DataArguments, progress: Callable[[int, int], None] = lamb
         StorageError: The cache cannot be written.
     """
     sources = data.sources()
+    for source in sources:
+        if source.format == "npz" and ids is None:
+            raise DataError(f"{source.name}: token ids need the tokenizer they were made with.", "Give --tokenizer.")
     found = [Account() for _ in sources]
     units = [list(find_units(source, account)) for source, account in zip(sources, found, strict=True)]
     enough = _shard_size(sum(unit.size for own in units for unit in own))
@@ -239,7 +248,7 @@ def read_shards(data: DataArguments, progress: Callable[[int, int], None] = lamb
 
     def shards(sections: int) -> Corpus:
         jobs = [
-            (number, _job(source, group, sections, *marks))
+            (number, _job(source, group, ids if source.format == "npz" else None, sections, *marks))
             for number, source in enumerate(sources)
             for group in _grouped(units[number], enough)
         ]
@@ -283,15 +292,16 @@ def _grouped(units: Sequence[Unit], enough: int) -> Iterator[tuple[Unit, ...]]:
         yield tuple(group)
 
 
-def _job(source: Source, units: tuple[Unit, ...], sections: int, shingle: int, seed: int) -> _Job:
+def _job(source: Source, units: tuple[Unit, ...], ids: IdRange | None, sections: int, shingle: int, seed: int) -> _Job:
     settings = {name: value for name, value in asdict(source).items() if name not in _NOT_READING}
+    settings |= {"template": template_of(source), "ids": ids and ids.tokenizer}
     if source.cleaner is not None:
         settings["cleaner_code"] = _code_of(source.cleaner)
     parts = [
         json.dumps([READING, SIGNATURE_VERSION, settings, sections, shingle, seed]),
         *(f"{unit.name}\0{unit.kind}\0{unit.digest}" for unit in units),
     ]
-    return _Job(shard_path(cache_root(), "text", digest(parts)), units, source, sections, shingle, seed)
+    return _Job(shard_path(cache_root(), "text", digest(parts)), units, source, ids, sections, shingle, seed)
 
 
 def _code_of(function: str) -> str:

@@ -10,7 +10,6 @@ contamination analysis (Brown et al., 2020), idioms and imports of source code a
 from __future__ import annotations
 
 import heapq
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmforge.data.token_runs import Part, find_runs, read_parts
 from llmforge.errors import DataError
 from llmforge.storage import read_json_lines
 from llmforge.tokenization import FILES, load
@@ -30,10 +30,8 @@ LENGTHS = (50, 13)
 #: docs/concepts/duplicates.md says what clean and leaking datasets have.
 LEAKING = 0.05
 _TRAIN = "train"
-_ROWS = 1000
 _WORST = 5
 _EXCERPT = 40
-_PIECES = ("input_ids", "segment_lengths", "segment_documents")
 
 
 @dataclass
@@ -125,23 +123,6 @@ class LeakReport:
         return rows
 
 
-@dataclass
-class _Part:
-    """Some sequences of one split.
-
-    Attributes:
-        tokens: Integers, all of them one after the other.
-        edges: Where each sequence starts, and the end of all.
-        documents: The number of the document that each is of.
-        excerpt: The text from one place of `tokens` to another.
-    """
-
-    tokens: np.ndarray
-    edges: np.ndarray
-    documents: np.ndarray
-    excerpt: Callable[[int, int], str]
-
-
 def check_folder(
     path: Path | str, lengths: Sequence[int] = LENGTHS, column: str | None = None, most: int = 20_000_000
 ) -> LeakReport:
@@ -201,18 +182,19 @@ def check_leaks(
     for name, split in splits.items():
         if column not in split.column_names:
             raise DataError(f"The {name} split has no column {column!r}.", f"It has {', '.join(split.column_names)}.")
-    total = sum(len(part.tokens) for name in held_out for part in _parts(splits[name], column, decode))
+    total = sum(len(part.tokens) for name in held_out for part in read_parts(splits[name], column, decode))
     step = max(1, -(-total // most))
     chosen = {name: splits[name].select(range(0, len(splits[name]), step)) if step > 1 else splits[name] for name in held_out}
     wanted = {
-        n: _Wanted([_runs(part, n)[0] for name in held_out for part in _parts(chosen[name], column, decode)]) for n in lengths
+        n: _Wanted([find_runs(part, n)[0] for split in chosen.values() for part in read_parts(split, column, decode)])
+        for n in lengths
     }
     trained = 0
-    for part in _parts(splits[_TRAIN], column, decode):
+    for part in read_parts(splits[_TRAIN], column, decode):
         trained += len(part.tokens)
         for n, runs in wanted.items():
-            runs.mark(_runs(part, n)[0])
-    leaks = [_measure(name, _parts(chosen[name], column, decode), n, wanted[n], names) for name in held_out for n in lengths]
+            runs.mark(find_runs(part, n)[0])
+    leaks = [_measure(name, read_parts(chosen[name], column, decode), n, wanted[n], names) for name in held_out for n in lengths]
     return LeakReport("tokens" if column == "input_ids" else "words", trained, 1 / step, leaks)
 
 
@@ -239,12 +221,12 @@ class _Wanted:
         return known
 
 
-def _measure(name: str, parts: Iterator[_Part], n: int, wanted: _Wanted, names: Mapping[int, str] | None) -> SplitLeak:
+def _measure(name: str, parts: Iterator[Part], n: int, wanted: _Wanted, names: Mapping[int, str] | None) -> SplitLeak:
     leak = SplitLeak(name, n)
     totals, hits = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     excerpts: dict[int, tuple[int, str]] = {}
     for part in parts:
-        hashes, starts, sizes = _runs(part, n)
+        hashes, starts, sizes = find_runs(part, n)
         known = wanted.known(hashes)
         # Up by one where a run starts, down by one behind its end: what is above 0 is covered.
         depth = np.zeros(len(part.tokens) + 1, dtype=np.int32)
@@ -265,7 +247,7 @@ def _measure(name: str, parts: Iterator[_Part], n: int, wanted: _Wanted, names: 
     return leak
 
 
-def _keep_excerpts(excerpts: dict[int, tuple[int, str]], part: _Part, covered: np.ndarray, hits: np.ndarray) -> None:
+def _keep_excerpts(excerpts: dict[int, tuple[int, str]], part: Part, covered: np.ndarray, hits: np.ndarray) -> None:
     """Add the longest covered runs of the documents that are the worst so far."""
     worst = set(heapq.nlargest(4 * _WORST, np.unique(part.documents).tolist(), key=lambda item: hits[item]))
     for sequence, document in enumerate(part.documents.tolist()):
@@ -278,101 +260,3 @@ def _keep_excerpts(excerpts: dict[int, tuple[int, str]], part: _Part, covered: n
         )
         if size > excerpts.get(document, (0, ""))[0]:
             excerpts[document] = size, part.excerpt(start + begin, start + begin + min(size, _EXCERPT))
-
-
-def _runs(part: _Part, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hashes of the runs of `n` tokens of each sequence, where they start, and how long they are.
-
-    A sequence that is shorter is one run. Runs of one token over and over, such as padding, are none.
-    """
-    count = len(part.tokens)
-    left = np.repeat(part.edges[1:], np.diff(part.edges)) - np.arange(count)  # tokens up to the sequence's end
-    power = _join(part.tokens.astype(np.uint64) + np.uint64(1), np.uint64(0))
-    whole, done, size = np.zeros(count, dtype=np.uint64), 0, 1
-    while True:
-        if n & size:
-            whole = _join(_ahead(power, done, left), whole)
-            done += size
-        if done == n:
-            break
-        power = _join(_ahead(power, size, left), power)
-        size *= 2
-    first = np.zeros(count, dtype=bool)
-    first[part.edges[:-1][np.diff(part.edges) > 0]] = True
-    starts = np.flatnonzero((left >= n) | first)
-    sizes = np.minimum(left[starts], n)
-    changes = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(part.tokens[1:] != part.tokens[:-1]), np.zeros(1, np.int64)])
-    varied = (changes[starts + sizes - 1] > changes[starts]) | (sizes < min(n, 2))
-    return whole[starts[varied]], starts[varied], sizes[varied]
-
-
-def _ahead(values: np.ndarray, by: int, left: np.ndarray) -> np.ndarray:
-    """What stands `by` places further on in the same sequence, else 0."""
-    if by == 0:
-        return values
-    moved = np.zeros_like(values)
-    moved[:-by] = values[by:]
-    moved[left <= by] = 0
-    return moved
-
-
-def _join(values: np.ndarray, before: np.ndarray | np.uint64) -> np.ndarray:
-    """A hash of two hashes, in their order."""
-    joined = values * np.uint64(0xC2B2AE3D27D4EB4F) + before * np.uint64(0x165667B19E3779F9)
-    joined ^= joined >> np.uint64(29)
-    joined *= np.uint64(0x9FB21C651E98DF25)
-    joined ^= joined >> np.uint64(32)
-    return joined
-
-
-def _parts(split: Dataset, column: str, decode: Callable[[list[int]], str] | None) -> Iterator[_Part]:
-    """The split in parts of some thousand rows."""
-    packed = column == _PIECES[0] and set(_PIECES) <= set(split.column_names)
-    wanted = list(_PIECES) if packed else [column]
-    arrow = split.select_columns(wanted).with_format("arrow")
-    for start in range(0, len(split), _ROWS):
-        table = arrow[start : start + _ROWS]
-        columns = {name: table.column(name).combine_chunks() for name in wanted}
-        rows = np.arange(start, start + table.num_rows)
-        if column != _PIECES[0]:
-            yield _text_part(columns[column].to_pylist(), rows)
-            continue
-        lengths = columns[column].value_lengths().to_numpy(zero_copy_only=False)
-        tokens = columns[column].flatten().to_numpy(zero_copy_only=False)
-        if packed:
-            tokens, lengths, rows = _segments(tokens, lengths, columns)
-        yield _Part(tokens, _edges(lengths), rows, _decoder(tokens, decode))
-
-
-def _segments(tokens: np.ndarray, lengths: np.ndarray, columns: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The tokens of packed rows without padding, each segment's length, and its document."""
-    pieces = columns["segment_lengths"].flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    counts = columns["segment_lengths"].value_lengths().to_numpy(zero_copy_only=False)
-    filled = np.zeros(len(lengths), dtype=np.int64)
-    np.add.at(filled, np.repeat(np.arange(len(lengths)), counts), pieces)
-    places = np.arange(len(tokens)) - np.repeat(_edges(lengths)[:-1], lengths)
-    documents = columns["segment_documents"].flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    return tokens[places < np.repeat(filled, lengths)], pieces, documents
-
-
-def _text_part(texts: Sequence[str | None], rows: np.ndarray) -> _Part:
-    """Texts as numbers of words; where there are hardly any spaces, of characters."""
-    words: list[str] = []
-    lengths = []
-    for text in texts:
-        found = (text or "").split()
-        found = list(text or "") if 20 * len(found) < len(text or "") else found
-        lengths.append(len(found))
-        words += found
-    numbers = np.fromiter(
-        (zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words), dtype=np.uint64, count=len(words)
-    )
-    return _Part(numbers, _edges(np.array(lengths, dtype=np.int64)), rows, lambda start, stop: " ".join(words[start:stop]))
-
-
-def _decoder(tokens: np.ndarray, decode: Callable[[list[int]], str] | None) -> Callable[[int, int], str]:
-    return lambda start, stop: decode(tokens[start:stop].tolist()) if decode else " ".join(map(str, tokens[start:stop].tolist()))
-
-
-def _edges(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])

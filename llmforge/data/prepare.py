@@ -20,6 +20,7 @@ from llmforge.data.allot import Allotment, allot, tokenizer_sample, training_tex
 from llmforge.data.card import markdown, source_cards, split_card, tokenizer_card, vocabulary_line
 from llmforge.data.corpus import READING, Corpus, read_shards
 from llmforge.data.dataset_writer import write_dataset_dict
+from llmforge.data.documents import IdRange
 from llmforge.data.encode import TokenizedCorpus
 from llmforge.data.mixing import mix
 from llmforge.data.picture import lengths_drawn
@@ -89,7 +90,7 @@ def prepare_dataset(
     stages = _Stages()
     given = _given_tokenizer(tokenizer)
     with stages.stage("reading") as progress:
-        corpus = read_shards(data, progress)
+        corpus = read_shards(data, _id_range(given), progress)
     for number, source in enumerate(corpus.sources):
         _tell(source.name if len(corpus.sources) > 1 else "corpus", corpus.account(number).lines())
     if corpus.sections:
@@ -104,7 +105,7 @@ def prepare_dataset(
     with stages.stage("tokenizer"):
         chosen = tokenizer_sample(corpus, allotment.splits["train"], data.tokenizer_sample)
         folder = given or _trained_tokenizer(tokenizer, corpus, chosen)
-    tokenizer_hash = digest((folder / name).read_bytes() for name in FILES)
+    tokenizer_hash = _tokenizer_digest(folder)
     content = digest([corpus.hashes.tobytes(), *(str(name) for name in corpus.names)])
     settings = _settings(data)
     fingerprint = digest([json.dumps([ROW_FORMAT, READING, content, settings, tokenizer_hash])])
@@ -179,6 +180,19 @@ def _given_tokenizer(args: TokenizerArguments) -> Path | None:
         with new_folder(folder) as staging:
             fetch(source, staging)
     return folder
+
+
+def _id_range(folder: Path | None) -> IdRange | None:
+    """What token ids of the tokenizer in `folder` may be."""
+    if folder is None:
+        return None
+    tokenizer = load(folder)
+    return IdRange(len(tokenizer), tokenizer.end_of_text, tokenizer.pad, _tokenizer_digest(folder))
+
+
+def _tokenizer_digest(folder: Path) -> str:
+    """What stands for the tokenizer in `folder`."""
+    return digest((folder / name).read_bytes() for name in FILES)
 
 
 def _trained_tokenizer(args: TokenizerArguments, corpus: Corpus, chosen: np.ndarray) -> Path:

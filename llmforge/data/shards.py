@@ -78,10 +78,11 @@ class TextShardWriter:
 
     def _write(self, metadata: dict[bytes, bytes] | None = None) -> None:
         documents = [waiting[0] for waiting in self._waiting]
-        digests, positions, signatures, blocks = ([waiting[place] for waiting in self._waiting] for place in range(1, 5))
+        digests = [digest for _, digest, _, _, _ in self._waiting]
+        positions = np.array([position for _, _, position, _, _ in self._waiting], dtype=np.float64)
+        blocks = [found for _, _, _, _, found in self._waiting]
         texts = strings([document.text for document in documents], pa.large_string())
         ids = [np.zeros(0, np.uint32) if document.ids is None else document.ids for document in documents]
-        flat = np.concatenate([np.zeros(0, np.uint32), *signatures]).astype(np.uint32, copy=False)
         columns = {
             "name": strings([document.name for document in documents], pa.string()),
             "group": strings([document.group for document in documents], pa.string()),
@@ -91,15 +92,20 @@ class TextShardWriter:
             "is_ids": numbers(np.array([document.ids is not None for document in documents], dtype=np.uint8)),
             "size": numbers(np.diff(np.frombuffer(texts.buffers()[1], np.int64))),
             "hash": pa.Array.from_buffers(pa.binary(16), len(documents), [None, pa.py_buffer(b"".join(digests))]),
-            "position": numbers(np.array(positions, dtype=np.float64)),
-            "signature": pa.FixedSizeListArray.from_arrays(numbers(flat), type=pa.list_(pa.uint32(), self.signature)),
+            "position": numbers(positions),
+            "signature": self._signatures([signature for _, _, _, signature, _ in self._waiting]),
             "blocks": lists(blocks, np.uint64),
         }
-        if not self.signature:  # nothing to tell the number of empty lists from
-            columns["signature"] = pa.nulls(len(documents), pa.list_(pa.uint32(), 0))
         schema = _text_schema(self.signature)
         self.sink.write_batch(pa.record_batch([columns[name] for name in schema.names], schema=schema), custom_metadata=metadata)
         self._waiting, self._size = [], 0
+
+    def _signatures(self, values: Sequence[np.ndarray]) -> pa.Array:
+        kind = pa.list_(pa.uint32(), self.signature)
+        if not self.signature:
+            return pa.nulls(len(values), kind)
+        flat = np.concatenate([np.zeros(0, np.uint32), *values]).astype(np.uint32, copy=False)
+        return pa.FixedSizeListArray.from_arrays(numbers(flat), type=kind)
 
     def finish(self) -> None:
         """Write what is left, and the account."""

@@ -197,10 +197,10 @@ def test_a_header_that_all_share_is_told_and_trimmed_when_asked(tmp_path):
     header = "// Copyright 2021 The Authors. All rights reserved.\n// Use of this source is governed by a licence.\n\n"
     for number in range(60):
         (folder / f"{number:02d}.go").write_text(f"{header}package p{number}\n\n// {words(number)}\n")
-    kept = prepare_dataset(data(folder), TokenizerArguments(vocab_size=300))
+    kept = prepare_dataset(data(folder, block_size=256), TokenizerArguments(vocab_size=300))
     assert kept.card["boilerplate"][0]["documents"] == 60
     assert "governed by a licence" in kept.card["boilerplate"][0]["excerpt"]
-    trimmed = prepare_dataset(data(folder, trim_boilerplate=True), TokenizerArguments(vocab_size=300))
+    trimmed = prepare_dataset(data(folder, block_size=256, trim_boilerplate=True), TokenizerArguments(vocab_size=300))
     assert trimmed.fingerprint != kept.fingerprint
     for prepared, count in ((kept, kept.card["splits"]["train"]["documents"]), (trimmed, 0)):
         texts = [prepared.tokenizer.decode(ids) for ids in prepared.dataset["train"]["input_ids"]]

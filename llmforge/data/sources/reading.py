@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, Literal, cast
 
 from llmforge.configs.source import Source
-from llmforge.data.documents import Account, Document
+from llmforge.data.documents import Account, Document, IdRange
 from llmforge.data.sources import cutting
-from llmforge.data.sources.cutting import cut_sections, cut_stream, paragraphs
+from llmforge.data.sources.cutting import cut_stream, paragraphs
 from llmforge.data.sources.kinds import TEXTUAL
 from llmforge.data.sources.streams import PROBE, broken, chunks, decode, is_binary
 from llmforge.errors import DataError
@@ -32,6 +32,7 @@ class Reading:
         start: Bytes of the file before the stream.
         line: Lines of the file before it.
         large: It is part of a text that is too large for one document.
+        ids: What token ids may be.
     """
 
     source: Source
@@ -41,6 +42,7 @@ class Reading:
     start: int = 0
     line: int = 0
     large: bool = False
+    ids: IdRange | None = None
 
     def over_long(self, line: int) -> None:
         """Count a line that is too long; `line` counts from 1 within the stream."""
@@ -52,37 +54,29 @@ def by_paragraph(kind: str, source: Source) -> bool:
     return source.segment == "paragraph" and kind in ("text", "gutenberg")
 
 
-def documents(file: BinaryIO, reading: Reading, sections: bool = False) -> Iterator[Document]:
+def documents(file: BinaryIO, reading: Reading) -> Iterator[Document]:
     """The documents of `file`, which goes from its current place to its end, with names and groups.
 
     Paragraphs and the sections of a text that is too large for one document are called after the byte where they
     start, ``notes.txt@1234``, counted in UTF-8 and for a book behind its header; lines of JSONL after their number,
     ``data.jsonl:17``.
 
-    Args:
-        sections: Cut every long document at blank lines.
-
     Raises:
         DataError: With `source.strict`, the first thing that is broken.
         OSError and the like (`streams.BROKEN`): The file is.
     """
     textual = reading.kind in ("text", "code", "markdown", "gutenberg")
-    yield from finished(_texts(file, reading, sections) if textual else _records(file, reading), reading, sections)
+    yield from finished(_texts(file, reading) if textual else _records(file, reading), reading)
 
 
-def finished(found: Iterator[Document], reading: Reading, sections: bool = False) -> Iterator[Document]:
-    """What a reader yields with the group that the source wants, cut into sections if asked for, without the empty ones."""
+def finished(found: Iterator[Document], reading: Reading) -> Iterator[Document]:
+    """What a reader yields with the group that the source wants, without the empty ones."""
     group = _group(reading)
     for document in found:
         if group and not document.group:
             document = replace(document, group=group)
         if document.ids is None and (not document.text or document.text.isspace()):
             reading.account.skip("empty", document.name)
-        elif sections and document.ids is None and reading.source.content == "text":
-            cut = cut_sections(document)
-            if len(cut) > 1:
-                reading.account.changed["cut at blank lines into sections"] += 1
-            yield from cut
         else:
             yield document
 
@@ -93,7 +87,7 @@ def _group(reading: Reading) -> str:
     return reading.name.rpartition("/")[0] or "." if reading.source.group_by == "folder" else ""
 
 
-def _texts(file: BinaryIO, reading: Reading, sections: bool) -> Iterator[Document]:
+def _texts(file: BinaryIO, reading: Reading) -> Iterator[Document]:
     account = reading.account
     data = file.read(cutting.WHOLE_BYTES + 1)
     if is_binary(data) and not reading.start:
@@ -112,10 +106,7 @@ def _texts(file: BinaryIO, reading: Reading, sections: bool) -> Iterator[Documen
             account.changed[LARGE] += not reading.start + piece.start
             yield Document(f"{reading.name}@{reading.start + piece.start}", decode(piece.data, account), kind)
     else:
-        text = decode(data, account)
-        if sections and reading.kind == "gutenberg" and reading.source.clean:
-            text = _book(text, account)
-        yield Document(reading.name, text, kind)
+        yield Document(reading.name, decode(data, account), kind)
 
 
 def _book(text: str, account: Account) -> str:
@@ -174,7 +165,8 @@ def _by_format(file: BinaryIO, reading: Reading) -> Iterator[Document]:
     else:
         from llmforge.data.formats import npz
 
-        yield from npz.read(file, name, source, account)
+        known = {} if reading.ids is None else {key: getattr(reading.ids, key) for key in ("vocab_size", "separator", "pad")}
+        yield from npz.read(file, name, source, account, **known)
 
 
 def _lines(file: BinaryIO, head: bytes, reading: Reading) -> Iterator[Document]:

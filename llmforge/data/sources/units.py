@@ -16,7 +16,7 @@ from io import FileIO
 from typing import BinaryIO, cast
 
 from llmforge.configs.source import Source
-from llmforge.data.documents import Account, Document
+from llmforge.data.documents import Account, Document, IdRange
 from llmforge.data.sources import cutting
 from llmforge.data.sources.archives import members
 from llmforge.data.sources.cutting import cut_stream
@@ -179,49 +179,48 @@ def _update(digest: hashlib.blake2b, file: BinaryIO | FileIO) -> int:
     return size
 
 
-def read_unit(unit: Unit, account: Account, sections: bool = False) -> Iterator[Document]:
+def read_unit(unit: Unit, account: Account, ids: IdRange | None = None) -> Iterator[Document]:
     """The documents of `unit`, in order; in memory for a few times `cutting.WHOLE_BYTES` at most.
 
     Args:
-        sections: Cut long documents at blank lines into sections of about 8 KB, which keep the group that
-            `source.group_by` gives them: with ``file``, a book stays whole in one split.
+        ids: What token ids may be, for sources of those.
 
     Raises:
         DataError: The file changed since `find_units`; with `source.strict`, the first thing that is broken.
     """
     source = unit.source
-    whole = Reading(source, account, unit.kind, unit.file, unit.start, unit.line, unit.large)
+    whole = Reading(source, account, unit.kind, unit.file, unit.start, unit.line, unit.large, ids)
     if unit.kind == "hf":
         from llmforge.data.formats import hub
 
-        yield from finished(hub.documents(source, account), whole, sections)
+        yield from finished(hub.documents(source, account), whole)
     elif unit.kind == "python":
         from llmforge.data.formats import python_source
 
-        yield from finished(python_source.documents(source, account), whole, sections)
+        yield from finished(python_source.documents(source, account), whole)
     else:
         try:
             with open(unit.path, "rb") as file:
                 _check_unchanged(unit, os.fstat(file.fileno()))
                 if unit.kind in _ARCHIVES:
-                    yield from _members(file, unit, account, sections)
+                    yield from _members(file, unit, account, ids)
                 elif unit.size <= cutting.WHOLE_BYTES and not compression_of(unit.file):
                     file.seek(unit.start)
-                    yield from _counted(io.BytesIO(file.read(unit.size)), whole, sections, unit.size)
+                    yield from _counted(io.BytesIO(file.read(unit.size)), whole, unit.size)
                 else:
                     stream = unpacked(cast(BinaryIO, file), unit.file, unit.size)
-                    yield from _counted(stream, whole, sections, unit.size)
+                    yield from _counted(stream, whole, unit.size)
         except BROKEN as error:
             broken(source, account, reason_of(error), unit.name)
 
 
-def _members(file: BinaryIO, unit: Unit, account: Account, sections: bool) -> Iterator[Document]:
+def _members(file: BinaryIO, unit: Unit, account: Account, ids: IdRange | None) -> Iterator[Document]:
     counted = False
     try:
         for name, kind, stream, size in members(file, unit.file, unit.size, unit.source, account):
             counted = False
             try:
-                yield from _counted(stream, Reading(unit.source, account, kind, name), sections, size)
+                yield from _counted(stream, Reading(unit.source, account, kind, name, ids=ids), size)
             except BROKEN as error:
                 broken(unit.source, account, reason_of(error), name)
                 counted = True
@@ -231,10 +230,10 @@ def _members(file: BinaryIO, unit: Unit, account: Account, sections: bool) -> It
             raise
 
 
-def _counted(stream: BinaryIO, reading: Reading, sections: bool, size: int) -> Iterator[Document]:
+def _counted(stream: BinaryIO, reading: Reading, size: int) -> Iterator[Document]:
     """The documents of a stream; the account is told of the file if there are any."""
     any_yet = False
-    for document in documents(stream, reading, sections):
+    for document in documents(stream, reading):
         if not any_yet:
             reading.account.files += not reading.start
             any_yet = True

@@ -39,9 +39,9 @@ def write(root: Path) -> Callable[[dict[str, str | bytes]], Path]:
 def load() -> Callable[..., Found]:
     """The units of a source, their documents, and the account of both."""
 
-    def load(path: Path | str, sections: bool = False, **settings) -> Found:
+    def load(path: Path | str, **settings) -> Found:
         account = Account()
         units = list(find_units(Source(path=str(path), **settings), account))
-        return units, [document for unit in units for document in read_unit(unit, account, sections)], account
+        return units, [document for unit in units for document in read_unit(unit, account)], account
 
     return load

@@ -8,7 +8,7 @@ import pytest
 
 from llmforge.configs.source import Source
 from llmforge.data.documents import Account, Document
-from llmforge.data.sources.cutting import SECTION_LENGTH, cut_sections
+from llmforge.data.sources.cutting import cut_sections
 from llmforge.data.sources.units import find_units, read_unit
 from llmforge.errors import DataError
 
@@ -118,26 +118,6 @@ def test_records_without_the_field_are_refused_by_name_and_counted_in_a_folder_o
 
 
 # Sections
-
-
-def test_sections_are_cut_only_when_asked_for_and_counted(write, load):
-    text = "some line of prose\n\n" * 2000
-    write({"a.txt": text, "b.md": text, "c.go": text, "d.txt": "short"})
-    assert [document.text for document in load(write({}))[1]] == [text, text, text, "short"]
-    _, documents, account = load(write({}), sections=True)
-    for name in ("a.txt", "b.md", "c.go"):
-        own = [document for document in documents if document.name.startswith(f"{name}#")]
-        assert "".join(document.text for document in own) == text
-        assert max(len(document.text) for document in own) <= SECTION_LENGTH
-    assert account.changed == {"cut at blank lines into sections": 3}
-
-
-def test_a_conversation_is_never_cut(write, load):
-    import json
-
-    messages = [{"role": "user", "content": "line\n\n" * 5000}, {"role": "assistant", "content": "yes"}]
-    write({"a.jsonl": json.dumps({"messages": messages}) + "\n"})
-    assert len(load(write({}), sections=True, format="jsonl", content="chat")[1]) == 1
 
 
 @pytest.mark.parametrize("fence", ["```", "~~~", "`````"])
