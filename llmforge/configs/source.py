@@ -81,6 +81,9 @@ class SourceSettings:
         default=False, metadata={"help": "Take away blocks that many documents share, such as licence headers."}
     )
     max_files: int | None = field(default=None, metadata={"help": "Read so many files at most, the first by name."})
+    max_documents: int | None = field(
+        default=None, metadata={"help": "Read so many records of an hf dataset, the first, at most."}
+    )
     strict: bool = field(default=False, metadata={"help": "Stop at the first broken file, line or record, not count it."})
     array: str | None = field(default=None, metadata={"help": "Array of an .npz file; input_ids or the only one if not given."})
     subset: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
@@ -102,7 +105,7 @@ class SourceSettings:
             )
         if self.group_by not in ("document", "file", "folder") and not self.group_by.startswith("field."):
             raise ConfigError(f"--group_by {self.group_by!r} is unknown.", "Give document, file, folder or field.NAME.")
-        for name in ("min_characters", "max_characters", "max_line_characters", "max_files"):
+        for name in ("min_characters", "max_characters", "max_line_characters", "max_files", "max_documents"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name} {value} is too small.", "Give at least 1.")

@@ -29,7 +29,7 @@ def test_the_124m_config_is_what_it_promises():
     config = recipe_config("pretrain_smollm", "124m")
     training = config.training
     [source] = config.data.sources()
-    assert (source.format, source.subset) == ("hf", "cosmopedia-v2")
+    assert (source.format, source.subset, source.max_documents) == ("hf", "cosmopedia-v2", 3_500_000)
     assert source.path.endswith("smollm-corpus")
     assert config.model.preset == "gpt2-124m"
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def documents(source: Source, account: Account) -> Iterator[Document]:
     A folder that `save_to_disk` wrote is read as it is. Any other folder (of Parquet or JSONL files), and a hub id,
     is streamed by `datasets.load_dataset`: nothing is downloaded as a whole. ``smollm-corpus`` stands for
     HuggingFaceTB/smollm-corpus, of which ``cosmopedia-v2`` is read unless `source.subset` says otherwise.
-    Remote code is never run. `source.max_files` does not count here.
+    Remote code is never run. `source.max_documents` records are read at most; `source.max_files` does not count here.
 
     Args:
         source: Names the dataset, its subset and split, and the fields.
@@ -44,7 +45,7 @@ def documents(source: Source, account: Account) -> Iterator[Document]:
                 paths = [*required_fields(source), *optional_fields(source)]
                 used = {path if path in known else path.split(".")[0] for path in paths}
                 dataset = dataset.select_columns([name for name in known if name in used])
-        for number, record in enumerate(dataset, start=1):
+        for number, record in enumerate(itertools.islice(dataset, source.max_documents), start=1):
             document = reader.document(record, f"{source.path}#{number}")
             if document is not None:
                 yield document

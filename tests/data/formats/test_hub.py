@@ -54,6 +54,13 @@ def test_a_streamed_dataset(folder):
     assert texts(read(folder, subset_split="test")[0]) == {f"{folder}#1": "held out"}
 
 
+def test_a_part_of_a_dataset(folder):
+    """The rest is not even asked for."""
+    assert texts(read(folder, max_documents=1)[0]) == {f"{folder}#1": "a"}
+    documents, account = read(folder, max_documents=2)
+    assert (len(documents), account.skipped) == (1, {"empty": 1})
+
+
 def test_fields_groups_and_chats(folder):
     documents, _ = read(folder, group_by="field.meta.repo")
     assert [document.group for document in documents] == ["r1", "r2"]
