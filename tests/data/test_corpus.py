@@ -198,15 +198,28 @@ def test_a_header_that_all_share_is_told_and_trimmed_when_asked(tmp_path):
     header = "// Copyright 2021 The Authors. All rights reserved.\n// Use of this source is governed by a licence.\n\n"
     for number in range(60):
         (folder / f"{number:02d}.go").write_text(f"{header}package p{number}\n\n// {words(number)}\n")
+    (folder / "notice.go").write_text(header)
     kept = prepare_dataset(data(folder, block_size=256), TokenizerArguments(vocab_size=300))
-    assert kept.card["boilerplate"][0]["documents"] == 60
+    assert kept.card["boilerplate"][0]["documents"] == 61
     assert "governed by a licence" in kept.card["boilerplate"][0]["excerpt"]
     trimmed = prepare_dataset(data(folder, block_size=256, trim_boilerplate=True), TokenizerArguments(vocab_size=300))
     assert trimmed.fingerprint != kept.fingerprint
+    assert trimmed.card["dropped"]["examples"] == {"nothing but boilerplate": ["notice.go"]}
     for prepared, count in ((kept, kept.card["splits"]["train"]["documents"]), (trimmed, 0)):
         texts = [prepared.tokenizer.decode(ids) for ids in prepared.dataset["train"]["input_ids"]]
         assert sum(text.count("governed by a licence") for text in texts) == pytest.approx(count, abs=count / 10)
         assert any("package p" in text for text in texts)
+
+
+@pytest.mark.parametrize(("dedup", "told"), [("drop", True), ("off", False)])
+def test_text_that_is_similar_throughout_is_told(tmp_path, caplog, dedup, told):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for number in range(200):
+        own = words(number, 2 if number < 80 else 30)
+        (folder / f"{number:03d}.txt").write_text(f"Equipment: digger\nSymptom: the engine stalls when cold\nCode: {own}\n")
+    prepare_dataset(data(folder, dedup=dedup), TokenizerArguments(vocab_size=300))
+    assert ("raise --dedup_threshold" in caplog.text) is told
 
 
 def test_ids_of_others_become_rows(tmp_path, tokenizer_folder, text_tokenizer):
