@@ -224,7 +224,12 @@ def test_several_sources_by_flags(tmp_path, capfd):
     (tmp_path / "qa.jsonl").write_text(
         "".join(json.dumps({"question": f"what is {n}?", "answer": f"it is {n * n}"}) + "\n" for n in range(80))
     )
-    sources = ["--source", f"path={tmp_path / 'code'},format=code", "--source", f"path={tmp_path / 'qa.jsonl'},content=qa,name=qa"]
+    sources = [
+        "--source",
+        f"path={tmp_path / 'code'},format=code",
+        "--source",
+        f"path={tmp_path / 'qa.jsonl'},content=qa,name=qa",
+    ]
     assert run(*sources, "--output_dir", tmp_path / "d", *SETTINGS, "--dedup", "off") == 0
     card = load_prepared(tmp_path / "d").card
     assert [(source["name"], source["documents"]) for source in card["sources"]] == [(str(tmp_path / "code"), 60), ("qa", 80)]
