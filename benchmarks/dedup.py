@@ -29,6 +29,7 @@ from llmforge.data.splits import DROPPED, assign, split_position
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARES = (0.05, 0.1, 0.15, 0.2)
+SUFFIXES = (".go", ".py", ".c", ".rs", ".js", ".java")
 TOKEN = re.compile(r"\s+|\w+|[^\w\s]")
 
 
@@ -67,6 +68,11 @@ def fingerprints(texts: list[str], shingle: int) -> np.ndarray:
     return np.concatenate([signatures(texts[start : start + 256], shingle) for start in range(0, len(texts), 256)])
 
 
+def as_keys(texts: list[str]) -> np.ndarray:
+    """The texts' hashes as `assign` takes them."""
+    return np.frombuffer(b"".join(map(text_hash, texts)), dtype=np.uint64).reshape(-1, 2)
+
+
 def in_clusters(clusters: np.ndarray) -> dict[str, int]:
     """Documents that share a cluster, the size of the largest one, and how many would be dropped for one of each."""
     sizes = np.unique(clusters, return_counts=True)[1]
@@ -79,14 +85,14 @@ def measure(name: str, texts: list[str], count: int, args: DataArguments) -> dic
     started = time.process_time()
     rows = fingerprints(texts, args.dedup_shingle)
     signing = time.process_time() - started
-    hashes = np.frombuffer(b"".join(map(text_hash, texts)), dtype=np.uint64).reshape(-1, 2)
+    hashes = as_keys(texts)
     started = time.process_time()
     natural = find_clusters(hashes, rows, args.dedup_threshold)
     clustering = time.process_time() - started
     size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
     both = texts + planted
-    hashes = np.frombuffer(b"".join(map(text_hash, both)), dtype=np.uint64).reshape(-1, 2)
+    hashes = as_keys(both)
     rows = np.concatenate([rows, fingerprints(planted, args.dedup_shingle)])
     # Found: with the original alone, so that a chain by way of other copies does not count.
     found = []
@@ -138,12 +144,12 @@ def main() -> None:
     options.add_argument("--count", type=int, default=500, help="documents that copies are made of")
     options.add_argument("--sweep", action="store_true", help="try other shingles and thresholds too")
     args = options.parse_args()
-    corpora = {"code": read(args.code, (".go", ".py", ".c", ".rs", ".js", ".java"))}
+    corpora = {"code": read(args.code, SUFFIXES)}
     if args.prose:
         corpora["prose"] = paragraphs(read(args.prose, (".txt", ".md")))
     settings = [(DataArguments().dedup_shingle, DataArguments().dedup_threshold)]
     if args.sweep:
-        settings += [(1, 0.5), (2, 0.3), (2, 0.5), (3, 0.25), (3, 0.3), (5, 0.12)]
+        settings += [(1, 0.5), (2, 0.3), (2, 0.4), (2, 0.5), (3, 0.25), (5, 0.12)]
     results = []
     for shingle, threshold in settings:
         for name, texts in corpora.items():

@@ -16,7 +16,7 @@ import numpy as np
 
 from llmforge.fast_merges import has_new_letters, without_surrogates
 from llmforge.runtime.logs import logger
-from llmforge.tokenization import TextTokenizer, id_type
+from llmforge.tokenization import TextTokenizer
 
 #: Characters after which gigatoken is loaded anew: what it remembers of the words it met grows without bound, by up
 #: to 7 bytes a character of text with ever new words. Loading takes 0.1 s and does not slow real text down.
@@ -63,7 +63,7 @@ class Encoder:
 
     def __init__(self, tokenizer: TextTokenizer, fast: bool = True):
         self._tokenizer = tokenizer
-        self.dtype = np.dtype(id_type(max(tokenizer.backend.get_vocab(with_added_tokens=True).values(), default=0) + 1))
+        self.dtype = tokenizer.dtype
         self.reason: str | None = None if fast else "not asked for"
         self._fast: Any = None
         self._seen = 0

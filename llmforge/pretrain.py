@@ -109,7 +109,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
             config.data.block_size = block_size
     else:
         check_corpus(config.data)
-        validates = config.data.ratios()[1] > 0
+        validates = config.data.ratios()[1] > 0 or any(source.split == "validation" for source in config.data.sources())
     check_callbacks(config.training, config.run)
     if not validates:
         without_validation(config.training, config.run)

@@ -52,6 +52,11 @@ class TextTokenizer:
     def __len__(self) -> int:
         return int(self.backend.get_vocab_size())
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest unsigned integer type that holds every id."""
+        return np.dtype(id_type(max(self.backend.get_vocab(with_added_tokens=True).values(), default=0) + 1))
+
     def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """The ids of each text, without a separator.
 
@@ -59,7 +64,7 @@ class TextTokenizer:
         own tokens are matched. Ids come in the smallest integer type.
         """
         self.backend.encode_special_tokens = True
-        dtype = id_type(len(self))
+        dtype = self.dtype
         batch: list[str] = []
         size = 0
         for text in texts:

@@ -78,7 +78,7 @@ def tokenizer_card(tokens: TokenizedCorpus, digest: str, trained: bool) -> dict[
         "hash": digest,
         "end_of_text_id": tokens.tokenizer.end_of_text,
         "pad_token_id": tokens.tokenizer.pad,
-        "used": round(float((tokens.used > 0).mean()), 4),
+        "used": round(int((tokens.used > 0).sum()) / len(tokens.tokenizer), 4),
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from llmforge.data.packing import Batch, pack_split, take
 from llmforge.data.shards import IdsShard, TextShard, digest, shard_path, write_ids
 from llmforge.fast_tokens import Encoder
 from llmforge.storage import cache_root
-from llmforge.tokenization import TextTokenizer, id_type
+from llmforge.tokenization import TextTokenizer
 
 #: Bytes of text below which the fast encoder takes longer to load than it gains.
 _WORTH_LOADING = 1_500_000
@@ -34,7 +33,7 @@ class TokenizedCorpus:
     Attributes:
         shards: One for each of the corpus's.
         lengths: Tokens of each document, without separators; int64.
-        used: How often each id stands in the training split, once that is written; int64, ``(vocabulary,)``.
+        used: How often each id stands in the training split, once that is written; int64, by id up to the largest.
     """
 
     def __init__(
@@ -46,8 +45,8 @@ class TokenizedCorpus:
         progress: Callable[[int, int], None] = lambda done, total: None,
     ):
         self.tokenizer = tokenizer
-        self.used = np.zeros(len(tokenizer), dtype=np.int64)
-        self.dtype: np.dtype[Any] = np.dtype(id_type(len(tokenizer)))
+        self.used = np.zeros(0, dtype=np.int64)
+        self.dtype = tokenizer.dtype
         self.shards: list[IdsShard] = []
         paths: list[tuple[Path, TextShard, frozenset[int], int]] = []
         start = 0
@@ -102,7 +101,9 @@ class TokenizedCorpus:
         def counted() -> Iterator[Batch]:
             for batch in self.batches(repeats, numbers):
                 if count:
-                    self.used += np.bincount(batch.ids, minlength=len(self.used))
+                    counts = np.bincount(batch.ids, minlength=len(self.used))
+                    counts[: len(self.used)] += self.used
+                    self.used = counts
                 yield batch
 
         with SplitWriter(folder, block_size, self.dtype) as writer:

@@ -36,6 +36,8 @@ from llmforge.tokenization import FILES, fetch, load, train_tokenizer
 
 #: What of the data's settings makes other rows; the rest says where text is or how it is read, which the content shows.
 _SETTINGS = ("split_seed", "block_size", "dedup", "dedup_threshold", "dedup_drop_threshold", "dedup_shingle")
+#: Share of near-duplicates from which the threshold may be wrong for the text.
+_MANY = 0.2
 
 
 @dataclass
@@ -49,15 +51,20 @@ class _Stages:
         from tqdm import tqdm
 
         started = time.perf_counter()
-        with tqdm(
-            unit="B", unit_scale=True, desc=name, delay=2, leave=False, disable=rank() != 0 or not sys.stderr.isatty()
-        ) as bar:
+        bar: tqdm[Any] | None = None
 
-            def progress(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
+        def progress(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None:
+                hidden = rank() != 0 or not sys.stderr.isatty()
+                bar = tqdm(total=total, unit="B", unit_scale=True, desc=name, delay=1, leave=False, disable=hidden)
+            bar.update(done - bar.n)
 
+        try:
             yield progress
+        finally:
+            if bar is not None:
+                bar.close()
         self.seconds[name] = round(time.perf_counter() - started, 3)
 
 
@@ -102,11 +109,12 @@ def prepare_dataset(
     with stages.stage("splitting"):
         allotment = allot(corpus, data)
     _tell("splits", allotment.dropped.lines())
+    _warn_of_many(allotment, len(corpus), data)
     with stages.stage("tokenizer"):
         chosen = tokenizer_sample(corpus, allotment.splits["train"], data.tokenizer_sample)
         folder = given or _trained_tokenizer(tokenizer, corpus, chosen)
     tokenizer_hash = _tokenizer_digest(folder)
-    content = digest([corpus.hashes.tobytes(), *(str(name) for name in corpus.names)])
+    content = digest([corpus.hashes.tobytes(), *corpus.names.to_pylist()])
     settings = _settings(data)
     fingerprint = digest([json.dumps([ROW_FORMAT, READING, content, settings, tokenizer_hash])])
     target = target or cache_root() / "datasets" / fingerprint
@@ -117,6 +125,7 @@ def prepare_dataset(
             return replace(found, reused=True)
     with stages.stage("tokenizing") as progress:
         tokens = TokenizedCorpus(corpus, load(folder), tokenizer_hash, allotment.blocks, progress)
+        _drop_empty(corpus, tokens, allotment)
     card: dict[str, Any] = {"fingerprint": fingerprint, "row_format": ROW_FORMAT, "versions": installed_versions()}
     with new_folder(target, replace=output_dir is not None) as staging:
         with stages.stage("packing"):
@@ -134,6 +143,25 @@ def prepare_dataset(
 def _tell(what: str, lines: list[str]) -> None:
     for line in lines:
         logger.info("%s: %s", printable(what), printable(line))
+
+
+def _drop_empty(corpus: Corpus, tokens: TokenizedCorpus, allotment: Allotment) -> None:
+    """Take documents out that were boilerplate and nothing else."""
+    for chosen in allotment.splits.values():
+        for index in np.flatnonzero(chosen & (tokens.lengths == 0)).tolist():
+            allotment.dropped.skip("nothing but boilerplate", str(corpus.names[index]))
+            chosen[index] = False
+
+
+def _warn_of_many(allotment: Allotment, documents: int, data: DataArguments) -> None:
+    near = sum(count for reason, count in allotment.dropped.skipped.items() if "near" in reason)
+    if near > _MANY * documents:
+        logger.warning(
+            "splits: %.0f%% of the documents were left out as near-duplicates. Where they only look alike, as texts made "
+            "from a template do, raise --dedup_threshold (now %g) or give --dedup off.",
+            100 * near / documents,
+            data.dedup_threshold,
+        )
 
 
 def _settings(data: DataArguments) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.data import corpus as engine
 from llmforge.data.corpus import read_shards
 from llmforge.data.prepare import prepare_dataset
+from llmforge.data.prepared import load_prepared
 from llmforge.errors import DataError
 from llmforge.fast_tokens import Encoder
 
@@ -197,15 +198,28 @@ def test_a_header_that_all_share_is_told_and_trimmed_when_asked(tmp_path):
     header = "// Copyright 2021 The Authors. All rights reserved.\n// Use of this source is governed by a licence.\n\n"
     for number in range(60):
         (folder / f"{number:02d}.go").write_text(f"{header}package p{number}\n\n// {words(number)}\n")
+    (folder / "notice.go").write_text(header)
     kept = prepare_dataset(data(folder, block_size=256), TokenizerArguments(vocab_size=300))
-    assert kept.card["boilerplate"][0]["documents"] == 60
+    assert kept.card["boilerplate"][0]["documents"] == 61
     assert "governed by a licence" in kept.card["boilerplate"][0]["excerpt"]
     trimmed = prepare_dataset(data(folder, block_size=256, trim_boilerplate=True), TokenizerArguments(vocab_size=300))
     assert trimmed.fingerprint != kept.fingerprint
+    assert trimmed.card["dropped"]["examples"] == {"nothing but boilerplate": ["notice.go"]}
     for prepared, count in ((kept, kept.card["splits"]["train"]["documents"]), (trimmed, 0)):
         texts = [prepared.tokenizer.decode(ids) for ids in prepared.dataset["train"]["input_ids"]]
         assert sum(text.count("governed by a licence") for text in texts) == pytest.approx(count, abs=count / 10)
         assert any("package p" in text for text in texts)
+
+
+@pytest.mark.parametrize(("dedup", "told"), [("drop", True), ("off", False)])
+def test_text_that_is_similar_throughout_is_told(tmp_path, caplog, dedup, told):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for number in range(200):
+        own = words(number, 2 if number < 80 else 30)
+        (folder / f"{number:03d}.txt").write_text(f"Equipment: digger\nSymptom: the engine stalls when cold\nCode: {own}\n")
+    prepare_dataset(data(folder, dedup=dedup), TokenizerArguments(vocab_size=300))
+    assert ("raise --dedup_threshold" in caplog.text) is told
 
 
 def test_ids_of_others_become_rows(tmp_path, tokenizer_folder, text_tokenizer):
@@ -237,56 +251,91 @@ def test_ids_need_a_tokenizer_and_must_fit_it(tmp_path, tokenizer_folder, text_t
         prepare_dataset(data(tmp_path, format="npz", strict=True), TokenizerArguments(tokenizer=str(tokenizer_folder)))
 
 
-def _prepare(folder: Path, out: Path, cache: Path, go) -> None:
+#: What a process does to files, by Python's audit events.
+TOUCHES = {
+    "open",
+    "os.rename",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.chmod",
+    "os.utime",
+    "tempfile.mkstemp",
+    "tempfile.mkdtemp",
+}
+
+
+def _prepare(folder: Path, out: Path, cache: Path, go, last: int, seen) -> None:
+    """Prepare, killed just before the `last` touch of a file; `seen` counts them."""
     os.environ["LLMFORGE_CACHE"] = str(cache)
     vars(engine).update(SMALL)
+
+    def count(event: str, arguments: tuple) -> None:
+        if event in TOUCHES and str(out.parent) in str(arguments[0]):
+            seen.value += 1
+            if seen.value == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
     go.set()
     prepare_dataset(data(folder), TokenizerArguments(vocab_size=300), out)
 
 
-def kill_at_random_moments(tmp_path: Path, count: int, seed: int) -> int:
-    """Kill `prepare` `count` times and let it go on each time; returns how many kills came before the end."""
-    folder = write_texts(tmp_path / "c", 250)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["llmforge.data.prepare", __name__, "matplotlib.figure", "gigatoken"])
-    source = random.Random(seed)
+class Killing:
+    """Runs of `_prepare` in processes of their own, and what an undisturbed one makes."""
 
-    def start(name: str):
-        process = context.Process(
-            target=_prepare, args=(folder, tmp_path / name / "out", tmp_path / name / "cache", go := context.Event())
-        )
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.corpus = write_texts(folder / "c", 250)
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["llmforge.data.prepare", __name__])
+        began = time.monotonic()
+        self.touches = self.run("undisturbed")
+        self.seconds = time.monotonic() - began
+        self.expected = rows_of(load_prepared(folder / "undisturbed" / "out"))
+
+    def run(self, name: str, last: int = 0, after: float | None = None) -> int:
+        """Prepare in the folder `name`, killed at a touch or after some seconds; how many touches there were."""
+        go, seen = self.context.Event(), self.context.Value("i", 0)
+        arguments = (self.corpus, self.folder / name / "out", self.folder / name / "cache", go, last, seen)
+        process = self.context.Process(target=_prepare, args=arguments)
         process.start()
         assert go.wait(120)
-        return process
-
-    process, began = start("undisturbed"), time.monotonic()
-    process.join(120)
-    took = time.monotonic() - began
-    from llmforge.data.prepared import load_prepared
-
-    expected = rows_of(load_prepared(tmp_path / "undisturbed" / "out"))
-    hits = 0
-    for number in range(count):
-        process = start(f"killed{number}")
-        time.sleep(source.uniform(0, took))
-        hits += process.is_alive()
-        os.kill(process.pid, signal.SIGKILL)
+        if after is not None:
+            time.sleep(after)
+            process.kill()
         process.join(120)
-        finished = start(f"killed{number}")
-        finished.join(120)
-        assert finished.exitcode == 0
-        assert rows_of(load_prepared(tmp_path / f"killed{number}" / "out")) == expected
-        time.sleep(0)
-    return hits
+        self.killed = process.exitcode == -signal.SIGKILL
+        assert self.killed or process.exitcode == 0
+        return seen.value
+
+    def check(self, name: str) -> None:
+        """The next run finishes, and makes what an undisturbed one makes."""
+        self.run(name)
+        assert not self.killed
+        assert rows_of(load_prepared(self.folder / name / "out")) == self.expected
 
 
-def test_killed_at_a_random_moment_the_next_run_finishes(tmp_path):
-    assert kill_at_random_moments(tmp_path, 3, seed=1) >= 2
+def test_killed_at_a_random_touch_of_a_file_the_next_run_finishes(tmp_path):
+    killing = Killing(tmp_path)
+    source = random.Random(1)
+    for number in range(3):
+        killing.run(f"k{number}", last=source.randint(1, killing.touches))
+        assert killing.killed
+        killing.check(f"k{number}")
 
 
 @pytest.mark.slow
 def test_killed_at_fifty_random_moments_the_next_run_finishes(tmp_path):
-    assert kill_at_random_moments(tmp_path, 50, seed=2) >= 40
+    killing = Killing(tmp_path)
+    source = random.Random(2)
+    hits = number = 0
+    while hits < 50:
+        number += 1
+        killing.run(f"k{number}", after=source.uniform(0, killing.seconds))
+        hits += killing.killed
+        killing.check(f"k{number}")
+    print(f"{hits} kills in {number} runs")
 
 
 def test_a_full_disk_tears_nothing(tmp_path):
