@@ -109,16 +109,16 @@ def test_another_process_makes_the_same_signatures():
 
 
 def in_worker(text: str) -> list[int]:
-    return signatures([text] * 80, 2)[0].tolist()
+    return signatures([text] * 400, 2)[0].tolist()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_workers_that_are_forked_do_not_hang():
     """A pool of threads in the parent would not be there in the child, which would wait for it for ever."""
-    text = made_text(random.Random(0), 4000)
+    text = made_text(random.Random(0), 400)
     expected = in_worker(text)
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.map_async(in_worker, [text]).get(30) == [expected]
+        assert pool.map_async(in_worker, [text]).get(20) == [expected]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
