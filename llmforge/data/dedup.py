@@ -27,7 +27,8 @@ SIGNATURE_VERSION = 1
 _SEED = 1
 #: Share of the pairs just at the threshold that must come to be looked at.
 _RECALL = 0.84
-#: In a crowded bucket each signature is compared with so many neighbours, the most alike first by the next band.
+#: In a crowded bucket each signature is compared with so many others. What crowds a bucket is what many texts have,
+#: and documents that are alike beyond it meet in other bands too.
 _NEIGHBOURS = 64
 _PAIRS_AT_ONCE = 1 << 15
 
@@ -180,11 +181,10 @@ def _candidates(signatures: np.ndarray, first: np.ndarray, threshold: float) -> 
     Within a bucket a signature meets the next `_NEIGHBOURS` ones: all of them where the bucket is no larger.
     """
     bands, rows = banding(threshold)
-    keys = [_band_key(signatures, first, band * rows, rows) for band in (bands - 1, 0)]
     for band in range(bands):
-        keys = [keys[1], _band_key(signatures, first, (band + 1) % bands * rows, rows)]
-        order = np.lexsort((keys[1], keys[0]))
-        ordered = keys[0][order]
+        keys = _band_key(signatures, first, band * rows, rows)
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
         # Only what shares its bucket goes on: place is where it is in the order.
         places = np.arange(len(ordered) - 1)
         for ahead in range(1, _NEIGHBOURS + 1):
