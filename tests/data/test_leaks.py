@@ -106,9 +106,24 @@ def test_a_whole_document_in_training_is_found_and_named():
     assert worst.excerpt == " ".join(texts[3].split()[:40])
     assert test.covered == 0  # a part of some 20 words is shorter than 50, and no document of training as a whole
     assert report.leaks()
-    assert not report.leaks(0.5)
+    assert not report.leaks({50: 0.5, 13: 0.5})
     assert json.loads(json.dumps(report.as_json()))["splits"][0]["share"] == pytest.approx(80 / 161, abs=1e-6)
     assert report.table()[1] == ["validation", "50", "2", "161", "49.69%", "1 (50.0%)", "1 (50.0%)"]
+
+
+def test_copies_with_scattered_edits_leak_by_short_runs_alone():
+    source = np.random.RandomState(0)
+    train = source.randint(0, 9999, (20, 400))
+    edited = np.where(source.rand(20, 400) < 0.1, source.randint(0, 9999, (20, 400)), train)
+    report = check_leaks({"train": rows_of(*train), "validation": rows_of(*edited)})
+    shares = {leak.n: leak.share for leak in report.splits}
+    assert shares[50] < 0.05 < 0.4 < shares[13]
+    assert report.leaks()
+    assert not report.leaks({50: 0.05})
+    # Runs of another length go by the next shorter threshold; below all of them there is none.
+    split = {"train": rows_of(*train), "validation": rows_of(*edited)}
+    assert check_leaks(split, [20]).leaks()
+    assert not check_leaks(split, [12]).leaks()
 
 
 def test_text_without_spaces_is_taken_by_characters():
