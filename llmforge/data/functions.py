@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import inspect
 import sys
 import traceback
@@ -65,12 +66,12 @@ def _import(module_name: str, spec: str, flag: str) -> Any:
     """The module; the current folder comes first for it, and last for whatever it imports later on.
 
     A file of the user's that is called like an installed module would be found by everybody else if the folder
-    stayed in front.
+    stayed in front, or the module known under its name.
     """
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        return importlib.import_module(module_name)
+        found = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         parents = [module_name.rsplit(".", cut)[0] for cut in range(module_name.count(".") + 1)]
         if isinstance(error, ModuleNotFoundError) and error.name in parents:
@@ -79,7 +80,8 @@ def _import(module_name: str, spec: str, flag: str) -> Any:
         if isinstance(error, SyntaxError) and error.filename:
             where = f"{_short(error.filename)}:{error.lineno}"
         else:
-            raised = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+            frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+            raised = [frame for frame in frames if Path(frame.filename).is_relative_to(folder)] or frames
             where = f"{_short(raised[-1].filename)}:{raised[-1].lineno}" if raised else module_name
         problem = f"{flag} {spec!r} does not import: {type(error).__name__} at {where}: {error}."
         raise ConfigError(problem, "Mend the module.") from error
@@ -87,6 +89,12 @@ def _import(module_name: str, spec: str, flag: str) -> Any:
         sys.path.remove(folder)
         if folder not in sys.path:
             sys.path.append(folder)
+    elsewhere = [path for path in sys.path if path not in ("", folder)]
+    if module_name in sys.modules and importlib.machinery.PathFinder.find_spec(module_name, elsewhere) is not None:
+        own = getattr(found, "__file__", None)
+        if own and Path(own).is_relative_to(folder):
+            del sys.modules[module_name]  # the function keeps it; whoever else asks for that name means the library
+    return found
 
 
 def _place(owner: Any, module_name: str) -> str:

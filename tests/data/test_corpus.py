@@ -161,6 +161,20 @@ def test_bad_data_in_a_process_is_told_as_in_one(tmp_path, monkeypatch):
             read_shards(data(folder, strict=True, prepare_workers=workers))
 
 
+def test_sections_of_a_book_keep_its_group(tmp_path):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"book{number}.txt").write_text("\n\n".join(words(1000 * number + part) for part in range(60)))
+    prepared = prepare_dataset(data(folder, group_by="file", split_ratios="0.6,0.4"), TokenizerArguments(vocab_size=300))
+    splits: dict[str, set[str]] = {}
+    for line in (prepared.path / "documents.jsonl").read_text().splitlines():
+        splits.setdefault(json.loads(line)["name"].split("#")[0], set()).add(json.loads(line)["split"])
+    assert len(splits) == 5
+    assert all(len(found) == 1 for found in splits.values())
+    assert prepared.card["splits"]["train"]["documents"] > 10
+
+
 def test_weights_share_the_training_tokens(tmp_path):
     small, large = write_texts(tmp_path / "small", 60), write_texts(tmp_path / "large", 400, first=1000)
     prepared = prepare_dataset(

@@ -60,6 +60,9 @@ def test_a_file_of_the_user_comes_before_a_library_of_the_same_name(tmp_path: Pa
     (tmp_path / "colorsys.py").write_text("def clean(text): return 'mine'\n")
     sys.modules.pop("colorsys", None)
     assert load_function("colorsys:clean", "--cleaner")("x") == "mine"
+    import colorsys
+
+    assert colorsys.rgb_to_hls(0, 0, 0) == (0, 0, 0)  # the library's, for everybody else
 
 
 @pytest.mark.parametrize("spec", ["", "mine", "mine:", ":clean"])

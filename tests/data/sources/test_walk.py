@@ -190,10 +190,3 @@ def test_documents_carry_the_group_that_a_split_never_parts(write, load, group_b
     write({"a/x.txt": "one\n\ntwo\n", "y.txt": "three"})
     documents = load(write({}), group_by=group_by, format="text", segment="paragraph")[1]
     assert [document.group for document in documents] == groups
-
-
-def test_sections_keep_the_group(write, load):
-    write({"book.txt": "line of prose\n\n" * 2000})
-    documents = load(write({}), sections=True, group_by="file")[1]
-    assert len(documents) > 2
-    assert {document.group for document in documents} == {"book.txt"}
