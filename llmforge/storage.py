@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from llmforge.errors import DataError, StorageError
 
 #: Folders that are still being written carry this prefix; nothing reads them.
 PARTIAL_PREFIX = ".partial-"
+#: A folder that is about to be replaced lies in one of these, under its own name, until the new one is in place.
+_ASIDE_PREFIX = ".aside-"
+#: A partial file or folder is claimed by its writer long before it is this old.
+_UNCLAIMED_SECONDS = 2.0
 #: Disk full, quota reached, file too large.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -35,6 +40,85 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def new_file(target: Path | str) -> Iterator[Path]:
+    """Yield a temporary path that becomes `target` when the block ends without an exception.
+
+    Raises:
+        StorageError: The file could not be written; what stood there before is untouched.
+    """
+    target = Path(target)
+    placing = True
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=PARTIAL_PREFIX)
+        temporary = Path(name)
+        with contextlib.closing(_Claim(descriptor)):
+            placing = False
+            yield temporary  # an error of the caller's own reading passes through, unless the disk is full
+            placing = True
+            # mkstemp makes private files; give this one the usual mode.
+            os.chmod(temporary, 0o666 & ~_umask())
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
+    except OSError as error:
+        if not placing and error.errno not in _NO_ROOM:
+            raise
+        raise StorageError(
+            f"Cannot write {target}: {error.strerror or error}.",
+            "Free some space or choose another folder.",
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+class _Claim:
+    """A lock on a partial file or folder for as long as its writer lives, so that nobody sweeps it away."""
+
+    def __init__(self, descriptor: int):
+        self.descriptor = descriptor
+        self.held = True
+        try:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (ImportError, OSError):  # held by another, or a system without locks, where nothing is ever swept
+            self.held = False
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+def sweep_partial(folder: Path | str, name: str = "") -> None:
+    """Remove what a killed process left half-written in `folder`, and put back what it had moved aside.
+
+    Args:
+        folder: Where targets of `new_file` and `new_folder` lie.
+        name: Only what was to become a folder of this name; all if not given.
+    """
+    folder = Path(folder)
+    for path in sorted(folder.glob(f"{PARTIAL_PREFIX}{name}*")) + sorted(folder.glob(f"{_ASIDE_PREFIX}{name}*")):
+        # Younger ones may be between being made and being claimed.
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime < _UNCLAIMED_SECONDS:
+                continue
+            claim = _Claim(os.open(path, os.O_RDONLY))
+            with contextlib.closing(claim):
+                if not claim.held:
+                    continue
+                for moved in path.iterdir() if path.name.startswith(_ASIDE_PREFIX) else ():
+                    if not (folder / moved.name).exists():
+                        os.replace(moved, folder / moved.name)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
 def write_text(path: Path | str, text: str) -> Path:
     """Write `text` as UTF-8 atomically.
 
@@ -42,27 +126,8 @@ def write_text(path: Path | str, text: str) -> Path:
         StorageError: The file could not be written; what stood there before is untouched.
     """
     path = Path(path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=PARTIAL_PREFIX, delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # NamedTemporaryFile makes private files; give this one the usual mode.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise StorageError(
-            f"Cannot write {path}: {error.strerror or error}.",
-            "Free some space or choose another folder.",
-        ) from error
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 
@@ -145,6 +210,7 @@ def new_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{PARTIAL_PREFIX}{target.name}-"))
     except OSError as error:
         raise StorageError(f"Cannot make a folder in {target.parent}: {error.strerror or error}.") from error
+    claim = _Claim(os.open(staging, os.O_RDONLY))
     placing = False
     try:
         os.chmod(staging, 0o777 & ~_umask())
@@ -168,12 +234,13 @@ def new_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        claim.close()
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
     # What stood there is moved aside before it is deleted: a kill in between tears nothing.
-    trash = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{PARTIAL_PREFIX}old-"))
-    old = trash / "old"
+    trash = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_ASIDE_PREFIX}{target.name}-"))
+    old = trash / target.name
     try:
         if target.exists():
             os.replace(target, old)
