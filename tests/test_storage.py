@@ -17,9 +17,11 @@ from llmforge.storage import (
     append_json_line,
     is_disk_full,
     keep_json_lines,
+    new_file,
     new_folder,
     read_json,
     read_json_lines,
+    sweep_partial,
     write_json,
     write_text,
 )
@@ -284,3 +286,62 @@ except Exception as error:
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.pt")], capture_output=True, text=True)
     assert done.stdout.strip() == "known", done.stderr
+
+
+def test_file_appears_when_it_is_whole(tmp_path: Path):
+    target = tmp_path / "deep" / "a.bin"
+    with new_file(target) as temporary:
+        temporary.write_bytes(b"x")
+        assert not target.exists()
+        assert names(target.parent) == {temporary.name}
+        sweep_partial(target.parent)
+        assert temporary.exists()  # its writer lives
+    assert target.read_bytes() == b"x"
+    assert names(target.parent) == {"a.bin"}
+    (tmp_path / "plain").touch()
+    assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, PermissionError])
+def test_exception_leaves_the_file_that_was_there(tmp_path: Path, error: type[BaseException]):
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(error), new_file(tmp_path / "a") as temporary:
+        temporary.write_text("new")
+        raise error
+    assert names(tmp_path) == {"a"}
+    assert (tmp_path / "a").read_text() == "old"
+
+
+_KILLED = """
+import os, sys, time
+from llmforge.storage import new_file, new_folder
+how, where = sys.argv[1:]
+if how == "aside":  # between moving the old one aside and putting the new one in place
+    real, calls = os.replace, []
+    def replace(source, target):
+        real(source, target)
+        os.kill(os.getpid(), 9)
+    os.replace = replace
+with (new_file if how == "file" else new_folder)(where, **({"replace": True} if how == "aside" else {})) as staging:
+    (staging if how == "file" else staging / "a.txt").write_text("new")
+    if how != "aside":
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("how", ["file", "folder", "aside"])
+def test_what_a_killed_process_left_is_swept_and_put_back(tmp_path: Path, how: str, monkeypatch):
+    target = tmp_path / "target"
+    make(target, "old")
+    where = tmp_path / "other" if how == "file" else target
+    done = subprocess.run([sys.executable, "-c", _KILLED, how, str(where)], check=False)
+    assert done.returncode == -9
+    assert len(names(tmp_path)) == 2
+    sweep_partial(tmp_path)
+    assert len(names(tmp_path)) == 2, "too young to tell a dead one from one being made"
+    monkeypatch.setattr(storage, "_UNCLAIMED_SECONDS", -1.0)
+    sweep_partial(tmp_path, "another")
+    assert len(names(tmp_path)) == 2
+    sweep_partial(tmp_path)
+    assert names(tmp_path) == {"target"}
+    assert (target / "sub" / "a.txt").read_text() == "old"
