@@ -25,7 +25,8 @@ def packed_rows(count: int, block_size: int, document: int, vocab_size: int, see
     ids = [(2 + (vocab_size - 2) * source.power(0.3, size)).astype(np.int32) for size in sizes]
     rows = pack(ids, range(len(ids)), block_size, 0, 1)
     names = ("input_ids", "segment_lengths", "segment_targets", "segment_documents")
-    return [{name: np.asarray(getattr(rows, name)[index]) for name in names} for index in range(count)]
+    columns = {name: getattr(rows, name) for name in names}
+    return [{name: np.asarray(column[index]) for name, column in columns.items()} for index in range(count)]
 
 
 def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -22,7 +22,8 @@ from sides import Clock
 
 from llmforge import DataArguments, ForgeTrainingArguments, ModelArguments, TokenizerArguments, build_model
 from llmforge.data.collate import PackedCollator
-from llmforge.data.prepare import PreparedDataset, load_prepared, prepare_dataset
+from llmforge.data.prepare import prepare_dataset
+from llmforge.data.prepared import PreparedDataset, load_prepared
 from llmforge.trainer import ForgeTrainer
 
 SAMPLE = Path(__file__).parent.parent / "recipes" / "samples" / "go"

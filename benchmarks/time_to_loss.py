@@ -78,9 +78,9 @@ def score(model: Any, spec: dict[str, Any], joined: bool) -> float:
         ids = list(chain.from_iterable([*one, data.tokenizer.eos_token_id] for one in data.tokenizer(texts)["input_ids"]))
         blocks = np.array(ids[: len(ids) // block * block], dtype=np.uint16).reshape(-1, block)
         # A row is one segment; its last token's target is not scored, as in run_clm.
-        lengths = [[block - 1]] * len(blocks)
-        targets = [[int(one[-1])] for one in blocks]
-        table_ = to_dataset(Rows(blocks, lengths, targets, [[0]] * len(blocks)))
+        count = len(blocks)
+        lengths, numbers = np.full(count, block - 1, np.int32), np.zeros(count, np.int32)
+        table_ = to_dataset(Rows(blocks, np.arange(count + 1, dtype=np.int32), lengths, blocks[:, -1].astype(np.int32), numbers))
         rows = PackedRows(table_, pad=data.tokenizer.pad_token_id, most=EVALUATED)
     told = arguments(Path(spec["folder"]), per_device_eval_batch_size=8, use_cpu=spec["use_cpu"])
     trainer = ForgeTrainer(
@@ -226,7 +226,7 @@ def attempts(spec: dict[str, Any], shares: list[float], goal: float) -> Iterator
 def split_corpus(spec: dict[str, Any], folder: Path, vocabulary: int) -> dict[str, Any]:
     """The documents of both splits as JSONL, for `run_clm`, and a tokenizer trained on the training documents."""
     from llmforge import DataArguments, TokenizerArguments
-    from llmforge.data.sources import read_corpus
+    from llmforge.data.sources.corpus import read_corpus
     from llmforge.data.splits import split_documents
     from llmforge.tokenization import train_tokenizer
 

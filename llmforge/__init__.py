@@ -30,7 +30,7 @@ _HOME = {
     "PackedCollator": "data.collate",
     "PackedRows": "data.rows",
     "Perplexity": "metrics",
-    "PreparedDataset": "data.prepare",
+    "PreparedDataset": "data.prepared",
     "PretrainConfig": "configs.run",
     "Run": "history",
     "RunArguments": "configs.run",
@@ -47,7 +47,7 @@ _HOME = {
     "build_trainer": "build",
     "complete": "generate",
     "finish": "results",
-    "load_prepared": "data.prepare",
+    "load_prepared": "data.prepared",
     "load_run": "history",
     "open_run": "run",
     "parse_pretrain": "pretrain",
@@ -75,7 +75,8 @@ if TYPE_CHECKING:
     from llmforge.configs.tokenizer import TokenizerArguments
     from llmforge.configs.training import ForgeTrainingArguments
     from llmforge.data.collate import PackedCollator
-    from llmforge.data.prepare import PreparedDataset, load_prepared, prepare_dataset
+    from llmforge.data.prepare import prepare_dataset
+    from llmforge.data.prepared import PreparedDataset, load_prepared
     from llmforge.data.rows import PackedRows
     from llmforge.data.sampler import EpochSampler
     from llmforge.errors import CheckpointError, ConfigError, DataError, LlmforgeError, StorageError, TrainingDiverged

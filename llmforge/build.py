@@ -21,7 +21,7 @@ from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.run import RunArguments
 from llmforge.configs.training import EVALUATION_METRICS, ForgeTrainingArguments
 from llmforge.data.collate import PackedCollator
-from llmforge.data.prepare import PreparedDataset
+from llmforge.data.prepared import PreparedDataset
 from llmforge.data.rows import PackedRows
 from llmforge.errors import ConfigError, DataError
 from llmforge.generate import check_prompts

@@ -55,5 +55,11 @@ class TrainingDiverged(LlmforgeError):
     exit_code = 6
 
 
+class CheckFailed(LlmforgeError):
+    """A check did its work and found something wrong."""
+
+    exit_code = 7
+
+
 #: Exit code of a run that was interrupted and can be started again with ``--resume``.
 EXIT_PREEMPTED = 75

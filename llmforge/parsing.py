@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import difflib
 import enum
+import json
 import os
 import sys
 import typing
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 #: Fields that hold a path, or a name where there is no such path.
 _PATHS = ("corpus", "dataset_dir", "tokenizer")
+#: Where the data comes from: a flag for one of them sets aside what the YAML file says of the others.
+_ALTERNATIVES = ("corpus", "source", "dataset_dir")
+#: Lists whose items are mappings in YAML; as a flag, which may be given again, an item is JSON or ``key=value,…``.
+_RECORD_LISTS = ("source",)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -119,15 +124,24 @@ class ForgeParser(HfArgumentParser):
             where = f"{source}: {key}"
             if value is None and str(key) not in self._nullable:
                 raise ConfigError(f"{where} has no value.", "Give one, or leave the key out.")
-            if isinstance(value, dict) and str(key) not in self._mappings:
+            if isinstance(value, dict) and str(key) not in (*self._mappings, *_RECORD_LISTS):
                 raise ConfigError(f"{where} takes no mapping, got {value}.", "Give a single value.")
             self.set_defaults(**{action.dest: self._convert(action, value, where)})
 
+    def _without_alternatives(self, values: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+        flags = {item.split("=")[0] for item in argv}
+        given = [
+            name for name, action in self.field_actions().items() if name in _ALTERNATIVES and flags & {*action.option_strings}
+        ]
+        return {name: value for name, value in values.items() if not given or name in given or name not in _ALTERNATIVES}
+
     def _convert(self, action: argparse.Action, value: Any, where: str) -> Any:
-        if value is None or isinstance(value, dict):
+        if value is None or (isinstance(value, dict) and action.dest not in _RECORD_LISTS):
             return value
         if action.nargs == "*":
             items = value if isinstance(value, list) else [value]
+            if action.dest in _RECORD_LISTS:
+                items = [json.dumps(item, ensure_ascii=False) if isinstance(item, dict) else item for item in items]
             return [self._convert_one(action, item, where) for item in items]
         if isinstance(value, list):
             raise ConfigError(f"{where} takes one value, got the list {value}.", "Give a single value.")
@@ -169,8 +183,8 @@ class ForgeParser(HfArgumentParser):
         path = find_config(chosen, config_folder) if chosen else None
         defaults = {name: self._default_of(action) for name, action in self.field_actions().items()}
         if path is not None:
-            self.apply_yaml(read_yaml(path), str(path))
-        namespace, unknown = self.parse_known_args(argv)
+            self.apply_yaml(self._without_alternatives(_in_folder(read_yaml(path), path.parent), argv), str(path))
+        namespace, unknown = self.parse_known_args(_once(argv))
         if unknown:
             flag = unknown[0].split("=")[0]
             known = [option for option in self._option_string_actions if option.startswith("--")]
@@ -208,6 +222,38 @@ class ForgeParser(HfArgumentParser):
         """The fields whose value is not the dataclass's own default, as plain YAML values."""
         names = [item.name for cls in self.dataclass_types for item in dataclasses.fields(cls) if item.init]
         return {name: _plain(values[name]) for name in names if values[name] != defaults[name]}
+
+
+def _in_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """`values` of a YAML file in `folder`, with the paths in its records as they are found from here."""
+    for name in _RECORD_LISTS:
+        records = values.get(name)
+        for record in records if isinstance(records, list) else [records]:
+            if isinstance(record, dict) and isinstance(path := record.get("path"), str) and "://" not in path:
+                here = Path(path).expanduser()
+                if not here.exists() and (folder / path).exists():
+                    record["path"] = os.path.relpath(folder / path)
+    return values
+
+
+def _once(argv: Sequence[str]) -> list[str]:
+    """`argv` with the values of a record list that is given several times behind its first flag."""
+    spelled = {f"--{name}" for name in _RECORD_LISTS}
+    kept: list[str] = []
+    gathered: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for item in argv:
+        flag, equals, value = item.partition("=")
+        if flag in spelled:
+            current = gathered.setdefault(flag, [])
+            if equals:
+                current.append(value)
+        elif item.startswith("--"):
+            current = None
+            kept.append(item)
+        else:
+            (kept if current is None else current).append(item)
+    return kept + [item for flag, values in gathered.items() for item in (flag, *values)]
 
 
 def _plain(value: Any) -> Any:

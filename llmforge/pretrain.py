@@ -20,8 +20,9 @@ from llmforge.configs.model import ModelArguments
 from llmforge.configs.run import PretrainConfig, RunArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.configs.training import ForgeTrainingArguments, deferred_process_group
-from llmforge.data.prepare import PreparedDataset, load_prepared, prepare_dataset
-from llmforge.data.sources import check_corpus
+from llmforge.data.prepare import prepare_dataset
+from llmforge.data.prepared import PreparedDataset, load_prepared
+from llmforge.data.sources.corpus import check_corpus
 from llmforge.errors import ConfigError
 from llmforge.models import build_config, build_model, check_block_size, embedding_rows, get_preset
 from llmforge.optimizers import check_optimizer
@@ -108,7 +109,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
             config.data.block_size = block_size
     else:
         check_corpus(config.data)
-        validates = config.data.ratios()[1] > 0
+        validates = config.data.ratios()[1] > 0 or any(source.split == "validation" for source in config.data.sources())
     check_callbacks(config.training, config.run)
     if not validates:
         without_validation(config.training, config.run)

@@ -13,7 +13,7 @@ from llmforge.callbacks.tracker import close_trackers
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.run import PretrainConfig
 from llmforge.configs.training import ForgeTrainingArguments
-from llmforge.data.prepare import PreparedDataset
+from llmforge.data.prepared import PreparedDataset
 from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError, StorageError
 from llmforge.models import build_config, count_hidden, count_parameters, embedding_rows
 from llmforge.runtime.devices import Device, format_bytes, probe_device

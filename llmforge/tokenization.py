@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from llmforge.configs.tokenizer import DEFAULT_VOCAB, END_OF_TEXT, PAD, TokenizerArguments
-from llmforge.errors import ConfigError, DataError
+from llmforge.errors import ConfigError, DataError, StorageError
+from llmforge.fast_merges import LEAST_BYTES, SEPARATOR, fast_merges, has_new_letters, read_texts, without_surrogates
 from llmforge.storage import write_json
 
 if TYPE_CHECKING:
@@ -50,6 +52,11 @@ class TextTokenizer:
     def __len__(self) -> int:
         return int(self.backend.get_vocab_size())
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest unsigned integer type that holds every id."""
+        return np.dtype(id_type(max(self.backend.get_vocab(with_added_tokens=True).values(), default=0) + 1))
+
     def encode(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """The ids of each text, without a separator.
 
@@ -57,7 +64,7 @@ class TextTokenizer:
         own tokens are matched. Ids come in the smallest integer type.
         """
         self.backend.encode_special_tokens = True
-        dtype = id_type(len(self))
+        dtype = self.dtype
         batch: list[str] = []
         size = 0
         for text in texts:
@@ -127,42 +134,75 @@ def train_tokenizer(texts: Iterable[str], args: TokenizerArguments, progress: bo
     """Train a byte-level BPE with GPT-2's pre-tokenization.
 
     Ids 0 and 1 are ``<|endoftext|>`` and ``<|pad|>``, then come the user's own tokens, the 256
-    bytes and the merges. Fewer entries than asked for come out where the text has too few pairs.
+    bytes and the merges. Fewer entries than asked for come out where the text has too few pairs. The text is taken
+    once and lies in a temporary file meanwhile; gigatoken finds the merges of a large one where they are the same.
 
     Raises:
         DataError: There is no text.
+        StorageError: The text does not fit in the folder for temporary files.
     """
-    own = list(args.special_tokens)
-    splitter = re.compile("|".join(re.escape(token) for token in sorted(own, key=len, reverse=True))) if own else None
-    seen = False
-
-    def pieces() -> Iterator[str]:
-        nonlocal seen
-        for text in texts:
-            seen = seen or bool(text)
-            # The user's tokens are matched before BPE sees the text: no merges are spent on them.
-            yield from splitter.split(text) if splitter else (text,)
-
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
+    specials = [END_OF_TEXT, PAD, *args.special_tokens]
     requested = args.vocab_size or DEFAULT_VOCAB
-    trainer = trainers.BpeTrainer(
-        vocab_size=requested,
-        min_frequency=args.min_frequency,
-        special_tokens=[END_OF_TEXT, PAD, *own],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=progress,
-    )
-    backend.train_from_iterator(pieces(), trainer)
-    if not seen:
-        raise DataError("There is no text to train a tokenizer on.", "Give a corpus with text in it.")
-    # BpeTrainer marks all of them special; special ones are left alone inside documents, the user's are matched.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "texts"
+        try:
+            same_words = _write_pieces(path, texts, args.special_tokens)
+        except OSError as error:
+            raise StorageError(
+                f"Cannot write the tokenizer's sample to {path}: {error.strerror or error}.", "Set TMPDIR to a folder with room."
+            ) from error
+        if not path.stat().st_size:
+            raise DataError("There is no text to train a tokenizer on.", "Give a corpus with text in it.")
+        merges = None
+        if same_words and path.stat().st_size >= LEAST_BYTES:
+            merges = fast_merges(path, requested - len(specials) - 256, args.min_frequency)
+        trained = {left + right for left, right in merges or ()}
+        if merges is None or trained & set(specials):
+            backend = _train_slowly(path, specials, requested, args.min_frequency, progress)
+        else:
+            tokens = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet()), *(left + right for left, right in merges)]
+            backend = _byte_level(models.BPE({token: place for place, token in enumerate(tokens)}, merges))
+            backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in specials])
+    # All of them are marked special so far; special ones are left alone inside documents, the user's are matched.
     description = json.loads(backend.to_str())
     for added in description["added_tokens"]:
         added["special"] = added["content"] in (END_OF_TEXT, PAD)
     backend = Tokenizer.from_str(json.dumps(description))
     return TextTokenizer(backend, end_of_text=0, pad=1, requested=requested)
+
+
+def _write_pieces(path: Path, texts: Iterable[str], own: Sequence[str]) -> bool:
+    """Write the texts for training; whether gigatoken is known to cut them into the same words."""
+    # The user's tokens are matched before BPE sees the text: no merges are spent on them.
+    splitter = re.compile("|".join(re.escape(token) for token in sorted(own, key=len, reverse=True))) if own else None
+    same_words = True
+    with open(path, "wb") as file:
+        for text in texts:
+            text = without_surrogates(text)
+            same_words = same_words and not has_new_letters(text)
+            for piece in splitter.split(text) if splitter else (text,) if text else ():
+                file.write(piece.encode() + SEPARATOR)
+    return same_words
+
+
+def _train_slowly(path: Path, specials: list[str], requested: int, min_frequency: int, progress: bool) -> Tokenizer:
+    backend = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=requested,
+        min_frequency=min_frequency,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=progress,
+    )
+    backend.train_from_iterator(read_texts(path), trainer)
+    return backend
+
+
+def _byte_level(model: models.Model) -> Tokenizer:
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return backend
 
 
 def load(folder: Path) -> TextTokenizer:
@@ -174,6 +214,9 @@ def load(folder: Path) -> TextTokenizer:
     path = folder / TOKENIZER_FILE
     try:
         backend = Tokenizer.from_file(str(path))
+        # As transformers saved them, if they were set: documents are encoded whole.
+        backend.no_truncation()
+        backend.no_padding()
         config = dict(json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
     except Exception as error:  # tokenizers raises bare Exception
         raise ConfigError(

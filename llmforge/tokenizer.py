@@ -6,19 +6,20 @@ Train a byte-level BPE, and see how well one fits a corpus.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
-from llmforge.data.prepare import vocabulary_line
-from llmforge.data.sources import Document, read_corpus
-from llmforge.data.splits import split_documents
+from llmforge.data.allot import allot, tokenizer_sample, training_texts
+from llmforge.data.card import vocabulary_line
+from llmforge.data.corpus import read_shards
 from llmforge.errors import ConfigError
 from llmforge.parsing import ForgeParser
 from llmforge.runtime.commands import run_command
@@ -66,14 +67,15 @@ class TokenizerReport:
     round_trip_failures: int
 
 
-def inspect_tokenizer(tokenizer: TextTokenizer, documents: Sequence[Document]) -> TokenizerReport:
-    """Encode and decode every document and count."""
+def inspect_tokenizer(tokenizer: TextTokenizer, texts: Iterable[str]) -> TokenizerReport:
+    """Encode and decode every text and count."""
     counts: Counter[int] = Counter()
     size = failures = 0
-    for document, ids in zip(documents, tokenizer.encode(item.text for item in documents), strict=True):
+    texts, encoded = itertools.tee(texts)
+    for text, ids in zip(texts, tokenizer.encode(encoded), strict=True):
         counts.update(ids.tolist())
-        size += len(document.text.encode("utf-8", "surrogatepass"))
-        failures += tokenizer.backend.decode(ids.tolist(), skip_special_tokens=False) != document.text
+        size += len(text.encode("utf-8", "surrogatepass"))
+        failures += tokenizer.backend.decode(ids.tolist(), skip_special_tokens=False) != text
     lengths = tokenizer.byte_lengths()
     by_length = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     unused = [index for index in range(len(lengths)) if lengths[index] and index not in counts]
@@ -108,11 +110,12 @@ def train(data: DataArguments, args: TokenizerArguments, output_dir: Path | str)
         raise ConfigError(
             f"--output_dir {output_dir} holds a tokenizer.", "Give a new folder, or --retrain_tokenizer to replace it."
         )
-    documents, report = read_corpus(data)
-    for line in report.lines():
-        logger.info("corpus: %s", line)
-    members = split_documents(documents, data)["train"]
-    tokenizer = train_tokenizer((documents[index].text for index in members), args, progress=sys.stderr.isatty())
+    corpus = read_shards(data)
+    for number, source in enumerate(corpus.sources):
+        for line in corpus.account(number).lines():
+            logger.info("%s: %s", printable(source.name), printable(line))
+    chosen = tokenizer_sample(corpus, allot(corpus, data).splits["train"], data.tokenizer_sample)
+    tokenizer = train_tokenizer(training_texts(corpus, chosen), args, progress=sys.stderr.isatty())
     with new_folder(output_dir, replace=True) as staging:
         tokenizer.save(staging)
     logger.info("tokenizer: %s, saved in %s", vocabulary_line(len(tokenizer), tokenizer.requested), output_dir)
@@ -165,8 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             tokenizer = fetch(args.tokenizer, Path(folder))
-    documents, _ = read_corpus(replace(data))
-    report = inspect_tokenizer(tokenizer, documents)
+    report = inspect_tokenizer(tokenizer, (text for _, text in read_shards(data).texts()))
     if output.json:
         print(json.dumps(asdict(report)))
     else:

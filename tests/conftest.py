@@ -13,6 +13,7 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALL
 # Tiny models gain nothing from threads, and on cores that others use as well they wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import matplotlib.figure  # noqa: F401  drawn in the process of the tests: one of its own for each dataset takes longer
 import pytest
 from helpers import write_documents
 

@@ -2,11 +2,66 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "recipes" / "samples" / "go"
+
+
+def launch_demo(recipe: str, folder: Path, *arguments: str) -> Path:
+    """`accelerate launch recipes/<recipe>.py` in `folder`, its demo shortened to seconds; the run's folder."""
+    small = "--n_layer 2 --n_embd 64 --block_size 128 --max_new_tokens 12 --logging_steps 2 --max_steps 8 --eval_steps 4"
+    command = [str(Path(sys.executable).with_name("accelerate")), "launch", str(ROOT / "recipes" / f"{recipe}.py")]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "LLMFORGE_CACHE": str(folder / "cache")}
+    result = subprocess.run(
+        [*command, *small.split(), "--save_steps", "4", "--report_to", "none", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    return max((folder / "runs").iterdir())
+
+
+def prepared_by(folder: Path) -> dict[str, dict[str, str]]:
+    """The dataset that `launch_demo` made in `folder`: of each split the documents' texts, by name."""
+    from llmforge import load_prepared
+
+    [path] = (folder / "cache" / "datasets").iterdir()
+    data = load_prepared(path)
+    documents: dict[str, dict[str, str]] = {}
+    for split, rows in data.dataset.items():
+        pieces: dict[int, list[int]] = {}
+        for row in rows:
+            place = 0
+            for length, document in zip(row["segment_lengths"], row["segment_documents"], strict=True):
+                pieces.setdefault(document, []).extend(row["input_ids"][place : place + length])
+                place += length
+        names = data.document_names(list(pieces))
+        texts = [data.tokenizer.decode(ids, skip_special_tokens=True) for ids in pieces.values()]
+        documents[split] = dict(zip(names, texts, strict=True))
+    return documents
+
+
+def losses_of(run: Path) -> tuple[list[float], list[float]]:
+    """The training and the evaluation losses in a run's ``metrics.jsonl``."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line["loss"] for line in lines if "loss" in line], [line["eval_loss"] for line in lines if "eval_loss" in line]
+
+
+def recipe_config(recipe: str, name: str, *flags: str):
+    """One of a recipe's configs, parsed as its launch would."""
+    from llmforge.pretrain import parse_pretrain
+
+    return parse_pretrain(["--config", name, *flags], recipe=str(ROOT / "recipes" / f"{recipe}.py"))
 
 
 def write_documents(folder: Path, count: int = 60, suffix: str = ".go", seed: int = 0) -> Path:

@@ -62,3 +62,12 @@ def test_the_time_to_a_loss_is_told_with_its_goal():
     told = run("time_to_loss.py", "--steps", "8", "--learning_rates", "1e-3", "--shares", "0.5,1")
     assert told["goal"] > 0
     assert told["ratio"] is None or told["ratio"] > 0
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_preparing_data_finds_the_same_ids():
+    told = run("prepare.py", "--block", "128", "--vocabulary", "1000", "--sides", "run_clm,plain,parts")
+    assert told["identical"]
+    assert [told["sides"][side]["missing"] + told["sides"][side]["not_expected"] for side in ("plain", "parts")] == [0, 0]
+    assert told["sides"]["run_clm"]["dropped_tokens"] > 0
+    assert min(told["ratio"], told["memory_ratio"], told["mb_per_s"]) > 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 from dataclasses import dataclass, field
@@ -501,13 +502,15 @@ def test_printed_config_of_a_recipe_finds_its_files_from_here(path: Path, capsys
     """A path in a YAML file may be relative to it; printed and saved elsewhere, it must still lead there."""
     from llmforge.pretrain import parse_pretrain
 
-    corpus = yaml.safe_load(path.read_text(encoding="utf-8")).get("corpus")
-    argv = ["--config", str(path), "--print_config", *([] if corpus else ["--corpus", str(path.parent)])]
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    has_data = given.get("corpus") or given.get("source")
+    argv = ["--config", str(path), "--print_config", *([] if has_data else ["--corpus", str(path.parent)])]
     with pytest.raises(SystemExit):
         parse_pretrain(argv)
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert Path(shown["corpus"]).exists() or (Path.cwd() / shown["corpus"]).exists()
-    assert shown["max_steps"] == yaml.safe_load(path.read_text(encoding="utf-8"))["max_steps"]
+    sources = [{"path": shown["corpus"]}] if "corpus" in shown else [json.loads(source) for source in shown["source"]]
+    assert all(source.get("format") == "hf" or Path(source["path"]).exists() for source in sources)
+    assert shown.get("max_steps") == given.get("max_steps")
 
 
 def test_refusals_of_a_dataclass_are_config_errors():
@@ -538,3 +541,43 @@ def test_arguments_default_to_those_of_the_process(monkeypatch: pytest.MonkeyPat
 def test_parsing_starts_no_work():
     parse(["--corpus", "nowhere"])
     assert os.listdir() == []
+
+
+@dataclass
+class Sources:
+    corpus: str | None = None
+    dataset_dir: str | None = None
+    source: list[str] = field(default_factory=list)
+    suffixes: list[str] = field(default_factory=list)
+
+
+def sources(argv: list[str], folder: Path, text: str) -> Sources:
+    (folder / "c.yaml").write_text(text)
+    return ForgeParser([Sources], prog="p").parse(["--config", str(folder / "c.yaml"), *argv]).get(Sources)
+
+
+def test_sources_may_be_given_one_flag_each_or_together(tmp_path: Path):
+    for argv in (
+        ["--source", "path=a", "--suffixes", ".x", "--source", "path=b"],
+        ["--source", "path=a", "path=b", "--suffixes=.x"],
+    ):
+        assert sources(argv, tmp_path, "").source == ["path=a", "path=b"]
+    assert sources(["--source=path=a", "--source=path=b"], tmp_path, "").source == ["path=a", "path=b"]
+
+
+def test_sources_of_a_file_are_mappings_found_from_its_folder(tmp_path: Path):
+    (tmp_path / "notes").mkdir()
+    text = "source:\n- {path: notes, weight: 2}\n- {path: 'gs://bucket/notes'}\n- path=plain\n"
+    first, second, third = sources([], tmp_path, text).source
+    assert json.loads(first) == {"path": os.path.relpath(tmp_path / "notes"), "weight": 2}
+    assert json.loads(second) == {"path": "gs://bucket/notes"}
+    assert third == "path=plain"
+    assert [json.loads(item) for item in sources([], tmp_path, "source: {path: one}").source] == [{"path": "one"}]
+
+
+@pytest.mark.parametrize("flag", ["corpus", "dataset_dir", "source"])
+def test_a_flag_for_the_data_sets_aside_what_the_file_says_of_it(tmp_path: Path, flag: str):
+    for text in ("source:\n- path=a", "corpus: a", "dataset_dir: a"):
+        found = sources([f"--{flag}", "path=mine"], tmp_path, text + "\nsuffixes: .x")
+        expected = {"corpus": None, "dataset_dir": None, "source": [], "suffixes": [".x"]}
+        assert vars(found) == expected | {flag: ["path=mine"] if flag == "source" else "path=mine"}

@@ -38,7 +38,7 @@ from transformers import (
 from llmforge import pretrain
 from llmforge.callbacks.loss_plot import LossPlot
 from llmforge.data.collate import PackedCollator
-from llmforge.data.prepare import load_prepared
+from llmforge.data.prepared import load_prepared
 from llmforge.data.rows import BLANK
 from llmforge.data.sampler import EpochSampler
 from llmforge.runtime.commands import run_command

@@ -351,3 +351,15 @@ def test_a_tokenizer_without_end_of_text_is_refused(tokenizer_folder, tmp_path, 
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": eos}))
     with pytest.raises(ConfigError, match="no end-of-text token"):
         load(folder)
+
+
+def test_documents_are_whole_whatever_the_tokenizer_was_last_used_for(tokenizer_folder, tmp_path):
+    """transformers saves the truncation and padding of the last call."""
+    folder = shutil.copytree(tokenizer_folder, tmp_path / "t")
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.enable_truncation(4)
+    backend.enable_padding(length=9)
+    backend.save(str(folder / "tokenizer.json"))
+    texts = ["one two three four five six seven eight nine", "a"]
+    given, whole = (list(load(one).encode(texts)) for one in (folder, tokenizer_folder))
+    assert [ids.tolist() for ids in given] == [ids.tolist() for ids in whole]

@@ -1,89 +1,71 @@
-"""Corpus → split → tokenizer → packed rows on disk, done once for the same content and settings."""
+"""Corpus → splits → tokenizer → packed rows on disk, done once for the same content and settings."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
-from llmforge.data.packing import Rows, pack
-from llmforge.data.rows import PackedRows, to_dataset
-from llmforge.data.sources import Document, SourceReport, read_corpus
-from llmforge.data.splits import split_documents
-from llmforge.errors import ConfigError, DataError
+from llmforge.data.allot import Allotment, allot, tokenizer_sample, training_texts
+from llmforge.data.card import markdown, source_cards, split_card, tokenizer_card, vocabulary_line
+from llmforge.data.corpus import READING, Corpus, read_shards
+from llmforge.data.dataset_writer import write_dataset_dict
+from llmforge.data.documents import IdRange
+from llmforge.data.encode import TokenizedCorpus
+from llmforge.data.mixing import mix
+from llmforge.data.picture import lengths_drawn
+from llmforge.data.prepared import CARD, CONTENT, DOCUMENTS, ROW_FORMAT, PreparedDataset, load_prepared
+from llmforge.data.shards import digest, sweep_shards
+from llmforge.data.sources.cutting import FEW_DOCUMENTS
+from llmforge.errors import ConfigError
 from llmforge.runtime.launch import rank
-from llmforge.runtime.logs import logger
+from llmforge.runtime.logs import logger, printable
 from llmforge.runtime.versions import installed_versions
-from llmforge.storage import cache_root, new_folder, read_json, read_json_lines, write_json, write_text
-from llmforge.tokenization import FILES, TextTokenizer, fetch, load, load_pretrained, train_tokenizer
+from llmforge.storage import cache_root, new_folder, sweep_partial, write_json, write_text
+from llmforge.tokenization import FILES, fetch, load, train_tokenizer
 
-if TYPE_CHECKING:
-    import numpy as np
-    from datasets import DatasetDict
-    from transformers import PreTrainedTokenizerBase
-
-#: Raised whenever the same corpus and settings would give other rows than before.
-ROW_FORMAT = 1
-CARD = "data_card.json"
-_CONTENT = {CARD, "data_card.md", "documents.jsonl", "dataset", "tokenizer"}
+#: What of the data's settings makes other rows; the rest says where text is or how it is read, which the content shows.
+_SETTINGS = ("split_seed", "block_size", "dedup", "dedup_threshold", "dedup_drop_threshold", "dedup_shingle")
+#: Share of near-duplicates from which the threshold may be wrong for the text.
+_MANY = 0.2
 
 
 @dataclass
-class PreparedDataset:
-    """A folder that `prepare_dataset` made.
+class _Stages:
+    """Seconds of each stage, and bars that show them."""
 
-    Attributes:
-        path: The folder: ``dataset/``, ``tokenizer/``, ``data_card.json``, ``data_card.md``, ``documents.jsonl``.
-        card: The data card: what it was made from and what came out.
-        reused: Whether it was there already.
-    """
+    seconds: dict[str, float] = field(default_factory=dict)
 
-    path: Path
-    card: dict[str, Any]
-    reused: bool = False
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        from tqdm import tqdm
 
-    @functools.cached_property
-    def dataset(self) -> DatasetDict:
-        """The packed splits, memory-mapped."""
-        from datasets import DatasetDict
+        started = time.perf_counter()
+        bar: tqdm[Any] | None = None
 
-        loaded = DatasetDict.load_from_disk(str(self.path / "dataset"))
-        return loaded
+        def progress(done: int, total: int) -> None:
+            nonlocal bar
+            if bar is None:
+                hidden = rank() != 0 or not sys.stderr.isatty()
+                bar = tqdm(total=total, unit="B", unit_scale=True, desc=name, delay=1, leave=False, disable=hidden)
+            bar.update(done - bar.n)
 
-    @functools.cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer, as transformers knows it."""
-        return load_pretrained(self.path / "tokenizer")
-
-    @property
-    def block_size(self) -> int:
-        """Tokens in a row."""
-        return int(self.card["settings"]["block_size"])
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes whenever content, settings, tokenizer or row format do."""
-        return str(self.card["fingerprint"])
-
-    def rows(self, split: str, most: int | None = None) -> PackedRows | None:
-        """The rows of `split`, at `most` so many, evenly spread; None where there is no such split."""
-        if split not in self.dataset:
-            return None
-        return PackedRows(self.dataset[split], pad=int(self.card["tokenizer"]["pad_token_id"]), most=most)
-
-    def document_names(self, indices: Sequence[int]) -> list[str]:
-        """The names of documents (a file's path in the corpus, mostly) by the numbers that ``segment_documents`` has."""
-        names = {line["document"]: line["name"] for line in read_json_lines(self.path / "documents.jsonl")}
-        return [str(names.get(index, f"number {index}")) for index in indices]
+        try:
+            yield progress
+        finally:
+            if bar is not None:
+                bar.close()
+        self.seconds[name] = round(time.perf_counter() - started, 3)
 
 
 def prepare_dataset(
@@ -110,55 +92,84 @@ def prepare_dataset(
     # Resolved: the folder is put in place by its name, which `.` is not.
     target = Path(output_dir).expanduser().resolve() if output_dir is not None else None
     if target is not None:
+        sweep_partial(target.parent, target.name)
         tokenizer = _keep_tokenizer(target, tokenizer)
-    started = time.perf_counter()
-    documents, report = read_corpus(data)
-    for line in report.lines():
-        logger.info("corpus: %s", line)
-    splits = split_documents(documents, data)
-    folder, made = _tokenizer_folder(tokenizer, [documents[index].text for index in splits["train"]])
-    content = _digest(f"{document.name}\0{document.text}" for document in documents)
-    settings = {"split_ratios": data.ratios(), "split_seed": data.split_seed, "block_size": data.block_size}
-    tokenizer_hash = _digest((folder / name).read_text(encoding="utf-8") for name in FILES)
-    fingerprint = _digest([json.dumps([ROW_FORMAT, content, settings, tokenizer_hash])])
+    stages = _Stages()
+    given = _given_tokenizer(tokenizer)
+    with stages.stage("reading") as progress:
+        corpus = read_shards(data, _id_range(given), progress)
+    for number, source in enumerate(corpus.sources):
+        _tell(source.name if len(corpus.sources) > 1 else "corpus", corpus.account(number).lines())
+    if corpus.sections:
+        size = f"{corpus.sections / 1024:.1f} KB"
+        _tell(
+            "corpus",
+            [f"fewer than {FEW_DOCUMENTS} documents: cut at blank lines into sections of about {size}, which count as such"],
+        )
+    with stages.stage("splitting"):
+        allotment = allot(corpus, data)
+    _tell("splits", allotment.dropped.lines())
+    _warn_of_many(allotment, len(corpus), data)
+    with stages.stage("tokenizer"):
+        chosen = tokenizer_sample(corpus, allotment.splits["train"], data.tokenizer_sample)
+        folder = given or _trained_tokenizer(tokenizer, corpus, chosen)
+    tokenizer_hash = _tokenizer_digest(folder)
+    content = digest([corpus.hashes.tobytes(), *corpus.names.to_pylist()])
+    settings = _settings(data)
+    fingerprint = digest([json.dumps([ROW_FORMAT, READING, content, settings, tokenizer_hash])])
     target = target or cache_root() / "datasets" / fingerprint
     if (target / CARD).exists():
         found = load_prepared(target)
         if found.fingerprint == fingerprint:
             logger.info("data: already prepared, nothing is tokenized again (%s)", target)
             return replace(found, reused=True)
-    text_tokenizer = load(folder)
+    with stages.stage("tokenizing") as progress:
+        tokens = TokenizedCorpus(corpus, load(folder), tokenizer_hash, allotment.blocks, progress)
+        _drop_empty(corpus, tokens, allotment)
+    card: dict[str, Any] = {"fingerprint": fingerprint, "row_format": ROW_FORMAT, "versions": installed_versions()}
     with new_folder(target, replace=output_dir is not None) as staging:
-        ids = _encode(text_tokenizer, documents)
-        card: dict[str, Any] = {
-            "fingerprint": fingerprint,
-            "row_format": ROW_FORMAT,
-            "versions": installed_versions(),
-            "corpus": {"path": str(data.corpus), "content": content, **_source_card(report)},
-            "settings": settings,
-            "tokenizer": _tokenizer_card(text_tokenizer, tokenizer_hash, made),
-            "splits": _write_splits(staging, documents, splits, ids, text_tokenizer, data.block_size),
-        }
+        with stages.stage("packing"):
+            card |= _write_splits(staging, corpus, tokens, allotment, data)
         shutil.copytree(folder, staging / "tokenizer")
-        card["seconds"] = round(time.perf_counter() - started, 2)
+        card |= source_cards(corpus, content) | {"settings": settings, "dropped": allotment.dropped.as_json()}
+        card["tokenizer"] = tokenizer_card(tokens, tokenizer_hash, trained=given is None)
+        card |= {"boilerplate": allotment.boilerplate, "clusters": allotment.clusters, "seconds": stages.seconds}
+        write_text(staging / "data_card.md", markdown(card))
         write_json(staging / CARD, card)
-        write_text(staging / "data_card.md", _markdown(card))
+    sweep_shards(cache_root())
     return load_prepared(target)
 
 
-def load_prepared(path: Path | str) -> PreparedDataset:
-    """The dataset in `path`.
+def _tell(what: str, lines: list[str]) -> None:
+    for line in lines:
+        logger.info("%s: %s", printable(what), printable(line))
 
-    Raises:
-        DataError: The folder is none that `prepare_dataset` made, or is of another row format.
-    """
-    path = Path(path).expanduser()
-    if not (path / CARD).is_file() or not (path / "dataset").is_dir():
-        raise DataError(f"--dataset_dir {path} is no prepared dataset.", "Make one with `llmforge prepare --output_dir`.")
-    card = read_json(path / CARD)
-    if card.get("row_format") != ROW_FORMAT:
-        raise DataError(f"{path} was made in row format {card.get('row_format')}, not {ROW_FORMAT}.", "Prepare it again.")
-    return PreparedDataset(path, card)
+
+def _drop_empty(corpus: Corpus, tokens: TokenizedCorpus, allotment: Allotment) -> None:
+    """Take documents out that were boilerplate and nothing else."""
+    for chosen in allotment.splits.values():
+        for index in np.flatnonzero(chosen & (tokens.lengths == 0)).tolist():
+            allotment.dropped.skip("nothing but boilerplate", str(corpus.names[index]))
+            chosen[index] = False
+
+
+def _warn_of_many(allotment: Allotment, documents: int, data: DataArguments) -> None:
+    near = sum(count for reason, count in allotment.dropped.skipped.items() if "near" in reason)
+    if near > _MANY * documents:
+        logger.warning(
+            "splits: %.0f%% of the documents were left out as near-duplicates. Where they only look alike, as texts made "
+            "from a template do, raise --dedup_threshold (now %g) or give --dedup off.",
+            100 * near / documents,
+            data.dedup_threshold,
+        )
+
+
+def _settings(data: DataArguments) -> dict[str, Any]:
+    mixture = [(source.name, source.weight, source.split, source.trim_boilerplate) for source in data.sources()]
+    plain = {name: getattr(data, name) for name in _SETTINGS}
+    # Without weights and the like, the same corpus is the same wherever it lies.
+    mixed = any(values[1:] != (None, None, False) for values in mixture)
+    return plain | {"split_ratios": list(data.ratios()), "mixture": [list(values) for values in mixture] if mixed else []}
 
 
 def _keep_tokenizer(target: Path, args: TokenizerArguments) -> TokenizerArguments:
@@ -167,7 +178,7 @@ def _keep_tokenizer(target: Path, args: TokenizerArguments) -> TokenizerArgument
         raise ConfigError(f"--output_dir {target} is a file.", "Give a folder.")
     if not target.exists() or not any(target.iterdir()):
         return args
-    if not (target / CARD).is_file() or not {item.name for item in target.iterdir()} <= _CONTENT:
+    if not (target / CARD).is_file() or not {item.name for item in target.iterdir()} <= CONTENT:
         raise ConfigError(
             f"--output_dir {target} holds something that is no prepared dataset, and would be replaced.", "Give another folder."
         )
@@ -185,136 +196,94 @@ def _keep_tokenizer(target: Path, args: TokenizerArguments) -> TokenizerArgument
     return replace(args, tokenizer=str(own))
 
 
-def _tokenizer_folder(args: TokenizerArguments, texts: Sequence[str]) -> tuple[Path, bool]:
-    """A folder in the cache with the tokenizer, and whether it was trained here."""
-    if args.tokenizer is not None:
-        given = Path(args.tokenizer).expanduser()
-        source = str(given) if given.is_dir() else args.tokenizer
-        local = [path for path in (given / name for name in FILES) if path.is_file()]
-        key = _digest([path.read_text(encoding="utf-8") for path in local] or [source])
-        folder = cache_root() / "tokenizers" / key
-        if not folder.exists():
-            with new_folder(folder) as staging:
-                fetch(source, staging)
-        return folder, False
-    key = _digest([json.dumps([args.vocab_size, args.min_frequency, args.special_tokens]), *texts])
+def _given_tokenizer(args: TokenizerArguments) -> Path | None:
+    """A folder in the cache with the tokenizer that is given, if one is."""
+    if args.tokenizer is None:
+        return None
+    given = Path(args.tokenizer).expanduser()
+    source = str(given) if given.is_dir() else args.tokenizer
+    local = [path for path in (given / name for name in FILES) if path.is_file()]
+    folder = cache_root() / "tokenizers" / digest([path.read_bytes() for path in local] or [source])
+    if not folder.exists():
+        with new_folder(folder) as staging:
+            fetch(source, staging)
+    return folder
+
+
+def _id_range(folder: Path | None) -> IdRange | None:
+    """What token ids of the tokenizer in `folder` may be."""
+    if folder is None:
+        return None
+    tokenizer = load(folder)
+    return IdRange(len(tokenizer), tokenizer.end_of_text, tokenizer.pad, _tokenizer_digest(folder))
+
+
+def _tokenizer_digest(folder: Path) -> str:
+    """What stands for the tokenizer in `folder`."""
+    return digest((folder / name).read_bytes() for name in FILES)
+
+
+def _trained_tokenizer(args: TokenizerArguments, corpus: Corpus, chosen: np.ndarray) -> Path:
+    """A folder in the cache with a tokenizer of the documents where `chosen` is true."""
+    key = digest([json.dumps([args.vocab_size, args.min_frequency, args.special_tokens]), corpus.hashes[chosen].tobytes()])
     folder = cache_root() / "tokenizers" / key
     if not folder.exists():
-        logger.info("tokenizer: training on %s documents", f"{len(texts):,}")
+        logger.info("tokenizer: training on %s documents", f"{int(chosen.sum()):,}")
         with new_folder(folder) as staging:
-            train_tokenizer(texts, args, progress=sys.stderr.isatty()).save(staging)
+            train_tokenizer(training_texts(corpus, chosen), args, progress=sys.stderr.isatty()).save(staging)
     trained = load(folder)
     logger.info("tokenizer: %s", vocabulary_line(len(trained), trained.requested))
-    return folder, True
+    return folder
 
 
-def vocabulary_line(reached: int, requested: int | None) -> str:
-    """How large the vocabulary came out, and why it fell short if it did."""
-    if requested is None or reached >= requested:
-        return f"{reached:,} entries"
-    return (
-        f"{reached:,} entries of the {requested:,} asked for: the training text has no more pairs that occur "
-        "often enough (more text, or a smaller --vocab_size, would suit it)"
-    )
-
-
-def _encode(tokenizer: TextTokenizer, documents: Sequence[Document]) -> list[np.ndarray]:
-    from tqdm import tqdm
-
-    size = sum(len(document.text) for document in documents)
-    ids = []
-    with tqdm(total=size, unit="B", unit_scale=True, desc="tokenizing", delay=2, disable=rank() != 0) as bar:
-        for document, encoded in zip(documents, tokenizer.encode(item.text for item in documents), strict=True):
-            ids.append(encoded)
-            bar.update(len(document.text))
-    return ids
-
-
-def _write_splits(
-    folder: Path,
-    documents: Sequence[Document],
-    splits: dict[str, list[int]],
-    ids: Sequence[np.ndarray],
-    tokenizer: TextTokenizer,
-    block_size: int,
-) -> dict[str, Any]:
-    from datasets import DatasetDict, disable_progress_bars
-
-    cards, tables, lines = {}, {}, []
-    for name, members in splits.items():
-        rows = pack([ids[index] for index in members], members, block_size, tokenizer.end_of_text, tokenizer.pad)
-        tables[name] = to_dataset(rows)
-        cards[name] = _split_card([documents[index] for index in members], [ids[index] for index in members], rows)
-        for index in members:
-            size = len(documents[index].text.encode("utf-8", "surrogatepass"))
-            lines.append(
-                {"document": index, "split": name, "name": documents[index].name, "bytes": size, "tokens": len(ids[index])}
-            )
-    disable_progress_bars()
-    DatasetDict(tables).save_to_disk(str(folder / "dataset"))
-    write_text(folder / "documents.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+def _mixed(corpus: Corpus, tokens: TokenizedCorpus, repeats: dict[str, np.ndarray], data: DataArguments) -> list[dict[str, Any]]:
+    """Set how often training documents come, by their sources' weights; what came of it, for the card."""
+    weights = [source.weight for source in corpus.sources]
+    if all(weight is None for weight in weights):
+        return []
+    names = [source.name for source in corpus.sources]
+    train = repeats["train"]
+    own = [np.flatnonzero((corpus.source_numbers == number) & (train > 0)) for number in range(len(names))]
+    found = mix([tokens.lengths[m] for m in own], [corpus.hashes[m, 0] for m in own], weights, names, data.split_seed)
+    for members, counts in zip(own, found.counts, strict=True):
+        train[members] = counts
+    weighted = sum(share for share, weight in zip(found.shares, weights, strict=True) if weight is not None)
+    wanted = sum(weight or 0.0 for weight in weights)
+    cards = []
+    for name, weight, share, times in zip(names, weights, found.shares, found.repeats, strict=True):
+        goal = share if weight is None else weighted * weight / wanted
+        cards.append({"source": name, "weight": weight, "wanted": goal, "achieved": share, "repeats": times})
+        logger.info("mixture: %s is %.1f%% of the training tokens, each document %.2f times", printable(name), 100 * share, times)
     return cards
 
 
-def _split_card(documents: Sequence[Document], ids: Sequence[np.ndarray], rows: Rows) -> dict[str, Any]:
-    size = sum(len(document.text.encode("utf-8", "surrogatepass")) for document in documents)
-    tokens = sum(len(item) for item in ids)
-    packed = sum(sum(lengths) for lengths in rows.segment_lengths)
-    return {
-        "documents": len(documents),
-        "bytes": size,
-        "tokens": tokens,
-        "bytes_per_token": round(size / max(tokens, 1), 3),
-        "rows": len(rows.input_ids),
-        "density": round(packed / max(rows.input_ids.size, 1), 4),
-        "longest_document": max((len(item) for item in ids), default=0),
-    }
+def _write_splits(
+    folder: Path, corpus: Corpus, tokens: TokenizedCorpus, allotment: Allotment, data: DataArguments
+) -> dict[str, Any]:
+    repeats = {name: chosen.astype(np.int64) for name, chosen in allotment.splits.items()}
+    mixture = _mixed(corpus, tokens, repeats, data)
+    numbers = np.cumsum(np.sum(list(repeats.values()), axis=0) > 0) - 1
+    lengths = {name: tokens.lengths[times > 0] for name, times in repeats.items()}
+    cards: dict[str, Any] = {}
+    with lengths_drawn(lengths, data.block_size, folder / "document_lengths.png"):
+        for name, times in repeats.items():
+            written = tokens.write_split(folder / "dataset" / name, times, numbers, data.block_size, count=name == "train")
+            places = np.repeat(np.arange(len(times)), times)
+            sizes = corpus.sizes[places], tokens.lengths[places]
+            cards[name] = split_card(*sizes, written.rows, written.tokens, data.block_size)
+        write_dataset_dict(folder / "dataset", list(cards))
+        _write_documents(folder / DOCUMENTS, corpus, tokens, repeats, numbers)
+    return {"splits": cards, "mixture": mixture}
 
 
-def _source_card(report: SourceReport) -> dict[str, Any]:
-    card = asdict(report)
-    card["skipped"] = dict(report.skipped)
-    return card
-
-
-def _tokenizer_card(tokenizer: TextTokenizer, digest: str, trained: bool) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
-        "requested_vocab_size": tokenizer.requested,
-        "trained_here": trained,
-        "hash": digest,
-        "end_of_text_id": tokenizer.end_of_text,
-        "pad_token_id": tokenizer.pad,
-    }
-
-
-def _digest(parts: Iterable[str]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "big") + data)
-    return digest.hexdigest()
-
-
-def _markdown(card: dict[str, Any]) -> str:
-    corpus, tokenizer = card["corpus"], card["tokenizer"]
-    lines = [
-        "# Data card",
-        "",
-        f"Corpus: `{corpus['path']}`, {corpus['files']:,} files, {corpus['bytes']:,} bytes.",
-        f"Rows of {card['settings']['block_size']} tokens; vocabulary: "
-        f"{vocabulary_line(tokenizer['vocab_size'], tokenizer['requested_vocab_size'])}.",
-        "",
-        "| split | documents | bytes | tokens | bytes a token | rows | filled |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for name, split in card["splits"].items():
-        lines.append(
-            f"| {name} | {split['documents']:,} | {split['bytes']:,} | {split['tokens']:,} | "
-            f"{split['bytes_per_token']} | {split['rows']:,} | {split['density']:.1%} |"
-        )
-    lines += ["", "Left out:", ""] if corpus["skipped"] else []
-    lines += [f"- {count:,} {reason} (e.g. `{corpus['examples'][reason]}`)" for reason, count in corpus["skipped"].items()]
-    if corpus["replaced"]:
-        lines.append(f"- undecodable bytes replaced in {corpus['replaced']:,} files")
-    return "\n".join(lines) + "\n"
+def _write_documents(
+    path: Path, corpus: Corpus, tokens: TokenizedCorpus, repeats: dict[str, np.ndarray], numbers: np.ndarray
+) -> None:
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for split, times in repeats.items():
+            members = np.flatnonzero(times)
+            columns = (numbers, corpus.source_numbers, corpus.sizes, tokens.lengths)
+            figures = zip(*(column[members].tolist() for column in columns), strict=True)
+            for name, (number, source, size, length) in zip(corpus.names.take(members), figures, strict=True):
+                line = {"document": number, "split": split, "source": source, "name": str(name), "bytes": size, "tokens": length}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -43,7 +43,7 @@ def to_dataset(rows: Rows) -> Dataset:
     block_size = rows.input_ids.shape[1]
     schema = features(block_size, rows.input_ids.dtype)
     columns = [pa.FixedSizeListArray.from_arrays(pa.array(rows.input_ids.reshape(-1)), block_size)]
-    columns += [pa.array(getattr(rows, name), type=pa.list_(pa.int32())) for name in _SEGMENT_COLUMNS]
+    columns += [pa.ListArray.from_arrays(rows.offsets, values) for values in (rows.lengths, rows.targets, rows.documents)]
     table = pa.Table.from_arrays(columns, schema=schema.arrow_schema)
     return Dataset(table)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmforge.data.packing import best_fit, pack
+from llmforge.data.packing import Batch, best_fit, pack, pack_split, take
 
 SEPARATOR, PAD = 0, 1
 
@@ -92,6 +92,33 @@ def test_best_fit_of_nothing():
     assert best_fit([], 8) == []
 
 
+def best_fit_by_item(lengths, capacity) -> list[list[int]]:
+    """One item after the other: the tightest bin that fits, of several the one that got its room last."""
+    bins: list[list[int]] = []
+    free: dict[int, list[int]] = {}
+    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+        room = min((room for room, stack in free.items() if stack and room >= lengths[item]), default=capacity)
+        if free.get(room):
+            number = free[room].pop()
+        else:
+            number = len(bins)
+            bins.append([])
+        bins[number].append(item)
+        if room > lengths[item]:
+            free.setdefault(room - lengths[item], []).append(number)
+    return bins
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_items_of_one_size_together_go_where_they_go_one_by_one(seed):
+    """Rows of a corpus stay the ones they were: a run that is resumed sees the same."""
+    source = np.random.RandomState(seed)
+    capacity = int(source.choice([1, 3, 10, 16, 100]))
+    few = source.randint(1, capacity + 1, source.randint(1, 6))
+    lengths = source.choice(few, source.randint(0, 150)).tolist()
+    assert best_fit(lengths, capacity) == best_fit_by_item(lengths, capacity)
+
+
 # pack
 
 
@@ -168,3 +195,110 @@ def test_rows_are_well_filled():
     documents = [np.full(length, 5, np.uint16) for length in source.randint(1, 200, 500)]
     rows = pack(documents, range(500), 256, SEPARATOR, PAD)
     assert sum(map(sum, rows.segment_lengths)) / rows.input_ids.size > 0.98
+
+
+# pack_split
+
+
+def as_batch(documents, first: int = 0) -> Batch:
+    lengths = np.array([len(document) for document in documents], dtype=np.int64)
+    return Batch(np.concatenate([np.zeros(0, np.uint16), *documents]), lengths, np.arange(first, first + len(documents)))
+
+
+def windows(batches, window_tokens: int, block_size: int = 32):
+    """Rows of every window, as plain lists."""
+    return [
+        list(zip(rows.input_ids.tolist(), rows.segment_lengths, rows.segment_targets, rows.segment_documents, strict=True))
+        for rows in pack_split(batches, block_size, SEPARATOR, PAD, window_tokens)
+    ]
+
+
+def test_a_corpus_within_a_window_is_packed_as_one():
+    documents = random_documents(0, 32, 200)
+    rows = pack(documents, range(200), 32, SEPARATOR, PAD)
+    (only,) = windows([as_batch(documents)], 10**6)
+    assert only == list(
+        zip(rows.input_ids.tolist(), rows.segment_lengths, rows.segment_targets, rows.segment_documents, strict=True)
+    )
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_rows_do_not_depend_on_how_documents_are_batched(size):
+    documents = random_documents(1, 32, 200)
+    batches = [as_batch(documents[start : start + size], start) for start in range(0, 200, size)]
+    assert windows(batches, 2000) == windows([as_batch(documents)], 2000)
+
+
+def test_windows_are_full_and_hold_whole_documents():
+    documents = random_documents(2, 32, 200)
+    made = windows([as_batch(documents)], 2000)
+    packed = [sum(sum(lengths) for _, lengths, _, _ in rows) for rows in made]
+    assert len(made) > 5
+    assert max(packed) <= 2000
+    assert min(packed[:-1]) > 2000 - 4 * 32  # the next document would not have fitted
+    numbers = [{number for row in rows for number in row[3]} for rows in made]
+    assert [number for some in numbers for number in sorted(some)] == list(range(200))
+
+
+def test_a_document_longer_than_a_window_stays_whole():
+    documents = [np.arange(2, 10, dtype=np.uint16), np.arange(2, 500, dtype=np.uint16), np.arange(2, 10, dtype=np.uint16)]
+    made = windows([as_batch(documents)], 100)
+    assert [{number for row in rows for number in row[3]} for rows in made] == [{0}, {1}, {2}]
+    assert sum(sum(lengths) for rows in made for _, lengths, _, _ in rows) == 8 + 498 + 8 + 3
+
+
+def test_long_rows_come_in_parts(monkeypatch):
+    """A window's rows are made some at a time; they are the same rows."""
+    documents = random_documents(3, 32, 300)
+    (whole,) = windows([as_batch(documents)], 10**6)
+    monkeypatch.setattr("llmforge.data.packing._BLOCK_TOKENS", 32 * 5)
+    parts = windows([as_batch(documents)], 10**6)
+    assert max(map(len, parts)) == 5
+    assert [row for part in parts for row in part] == whole
+
+
+def test_empty_batches_and_no_batches():
+    assert windows([], 100) == windows([as_batch([])], 100) == []
+    documents = random_documents(4, 32, 10)
+    assert windows([as_batch([]), as_batch(documents), as_batch([])], 10**6) == windows([as_batch(documents)], 10**6)
+
+
+@pytest.mark.parametrize("mean", [15, 700])
+def test_rows_of_a_window_are_full(mean):
+    """999 of 1,000 positions, with paragraphs as with files."""
+    source = np.random.RandomState(0)
+    lengths = source.exponential(mean, 600_000 // mean).astype(np.int64)
+    batch = Batch(np.full(lengths.sum(), 5, np.uint16), lengths, np.arange(len(lengths)))
+    rows = list(pack_split([batch], 512, SEPARATOR, PAD))
+    assert sum(part.tokens for part in rows) == lengths.sum() + len(lengths)
+    assert sum(part.tokens for part in rows) / sum(part.input_ids.size for part in rows) > 0.999
+
+
+def test_memory_is_bounded_by_the_window():
+    """Documents that come one after the other are let go of, one window at a time."""
+    import tracemalloc
+
+    def batches():
+        for start in range(0, 6000, 100):
+            yield as_batch([np.full(1000, 5, np.uint16)] * 100, start)
+
+    tracemalloc.start()
+    for _ in pack_split(batches(), 256, SEPARATOR, PAD, window_tokens=400_000):
+        pass
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20 * 20  # the ids alone are 12 MB, and what gathers a window's rows is 8 bytes a token
+
+
+# take
+
+
+@pytest.mark.parametrize("chosen", [[], [0], [2, 2, 2], [0, 1, 2, 4], [4, 3, 1], [1, 2, 3, 3, 4, 0]])
+def test_take_gathers_documents_in_order_and_as_often_as_asked(chosen):
+    documents = [ids("abc"), ids(""), ids("de"), ids("f"), ids("ghij")]
+    batch = Batch(np.concatenate(documents), np.array([3, 0, 2, 1, 4]), np.arange(10, 15))
+    taken = take(batch, np.array(chosen, dtype=np.int64))
+    assert taken.ids.tolist() == [token for place in chosen for token in documents[place].tolist()]
+    assert taken.lengths.tolist() == [len(documents[place]) for place in chosen]
+    assert taken.numbers.tolist() == [10 + place for place in chosen]
+    assert taken.ids.dtype == np.uint16

@@ -7,13 +7,17 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import write_documents
 
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
-from llmforge.data.prepare import load_prepared, prepare_dataset, vocabulary_line
+from llmforge.data.card import vocabulary_line
+from llmforge.data.prepare import prepare_dataset
+from llmforge.data.prepared import load_prepared
 from llmforge.errors import ConfigError, DataError, StorageError
+from llmforge.fast_tokens import Encoder
 from llmforge.storage import read_json
 from llmforge.tokenization import TextTokenizer, load
 
@@ -21,7 +25,9 @@ BLOCK = 32
 
 
 def data(corpus: Path, **changes) -> DataArguments:
-    return DataArguments(**{"corpus": str(corpus), "block_size": BLOCK, "split_ratios": "0.6,0.2,0.2"} | changes)
+    # Documents of few different words are similar to one another.
+    settings = {"corpus": str(corpus), "block_size": BLOCK, "split_ratios": "0.6,0.2,0.2", "dedup": "off"}
+    return DataArguments(**settings | changes)
 
 
 def tokenizer(**changes) -> TokenizerArguments:
@@ -48,6 +54,7 @@ def no_encoding(monkeypatch):
             raise AssertionError("something was tokenized")
 
         monkeypatch.setattr(TextTokenizer, "encode", refuse)
+        monkeypatch.setattr(Encoder, "encode_batch", refuse)
 
     return switch_on
 
@@ -83,6 +90,7 @@ def test_the_folder_holds_what_the_design_says(prepared):
         "data_card.json",
         "data_card.md",
         "dataset",
+        "document_lengths.png",
         "documents.jsonl",
         "tokenizer",
     ]
@@ -149,6 +157,7 @@ def test_the_card_agrees_with_an_independent_count(prepared, corpus):
             "rows": len(rows),
             "density": pytest.approx(1 - padding / (len(rows) * BLOCK), abs=1e-4),
             "longest_document": max(counts),
+            "length_percentiles": {str(share): int(np.percentile(counts, share)) for share in (5, 25, 50, 75, 95, 99)},
         }
         assert f"| {split} | {len(names)} |" in (prepared.path / "data_card.md").read_text(encoding="utf-8")
 
@@ -194,10 +203,10 @@ def test_what_was_left_out_is_in_the_card(own_corpus):
     (own_corpus / "latin.go").write_bytes(b"caf\xe9")
     prepared = prepare_dataset(data(own_corpus), tokenizer())
     assert prepared.card["corpus"]["skipped"] == {"binary": 1}
-    assert prepared.card["corpus"]["replaced"] == 1
+    assert prepared.card["corpus"]["changed"] == {"undecodable bytes replaced": 1}
     card = (prepared.path / "data_card.md").read_text(encoding="utf-8")
-    assert "- 1 binary (e.g. `binary.go`)" in card
-    assert "undecodable bytes replaced in 1 files" in card
+    assert "- 1 binary (e.g. binary.go)" in card
+    assert "- undecodable bytes replaced in 1 documents" in card
 
 
 def test_a_lone_surrogate_in_a_json_string_is_no_crash(tmp_path):
@@ -273,13 +282,13 @@ def test_a_changed_end_of_text_is_another_tokenizer(corpus, tokenizer_folder, tm
     assert second.card["tokenizer"]["end_of_text_id"] == 2
 
 
-@pytest.mark.parametrize("stage", ["pack", "to_dataset", "_markdown", "write_json"])
+@pytest.mark.parametrize("stage", ["allot", "TokenizedCorpus", "write_dataset_dict", "lengths_drawn", "markdown", "write_json"])
 def test_a_failure_in_the_middle_leaves_nothing(own_cache, corpus, monkeypatch, stage):
     with monkeypatch.context() as broken:
         broken.setattr(f"llmforge.data.prepare.{stage}", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepare_dataset(data(corpus), tokenizer())
-    assert list((own_cache / "datasets").iterdir()) == []
+    assert list(own_cache.glob("datasets/*")) == []
     assert not prepare_dataset(data(corpus), tokenizer()).reused
 
 
@@ -385,7 +394,7 @@ def test_the_current_folder_can_be_the_output_folder(corpus, tmp_path, monkeypat
 def test_a_failure_leaves_the_dataset_that_was_there(own_corpus, tmp_path, monkeypatch):
     first = prepare_dataset(data(own_corpus), tokenizer(), tmp_path / "out")
     write_documents(own_corpus / "more", seed=11)
-    monkeypatch.setattr("llmforge.data.prepare._markdown", lambda card: 1 / 0)
+    monkeypatch.setattr("llmforge.data.prepare.markdown", lambda card: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         prepare_dataset(data(own_corpus), tokenizer(), tmp_path / "out")
     kept = load_prepared(tmp_path / "out")
@@ -446,5 +455,5 @@ def test_two_books_are_enough(tmp_path):
         paragraphs = [f"Paragraph {i} of book {number}. " + "It goes on and on. " * 20 for i in range(500)]
         (tmp_path / f"{number}.txt").write_text("\n\n".join(paragraphs))
     prepared = prepare_dataset(data(tmp_path, split_ratios="0.8,0.1,0.1"), tokenizer())
-    assert prepared.card["corpus"]["sections"] is True
+    assert prepared.card["sections"] >= 1024
     assert all(split["documents"] >= 1 for split in prepared.card["splits"].values())

