@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ class TextTokenizer:
     def __len__(self) -> int:
         return int(self.backend.get_vocab_size())
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """The smallest unsigned integer type that holds every id."""
         return np.dtype(id_type(max(self.backend.get_vocab(with_added_tokens=True).values(), default=0) + 1))

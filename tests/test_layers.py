@@ -36,7 +36,7 @@ ORDER: list[set[str]] = [
     {"storage"},
     *folder("configs", "source", "data generation model tokenizer training checkpoint lora", "run"),
     {"parsing"},
-    *folder("runtime", "devices", "launch", "precision", "logs", "versions", "run_folder", "trackers", "commands"),
+    *folder("runtime", "children devices", "launch", "precision", "logs", "versions", "run_folder", "trackers", "commands"),
     {"cross_entropy", "muon", "segments", "fast_merges"},
     {"tokenization", "metrics", "losses", "attention", "optimizers"},
     {"fast_tokens"},

@@ -32,6 +32,8 @@ from llmforge.data.sources.cutting import FEW_DOCUMENTS, SECTION_LENGTH, cut_sec
 from llmforge.data.sources.units import Unit, find_units, read_unit
 from llmforge.data.splits import split_position
 from llmforge.errors import DataError
+from llmforge.runtime.children import without_script
+from llmforge.runtime.devices import available_cores
 from llmforge.runtime.logs import logger
 from llmforge.storage import cache_root
 
@@ -316,7 +318,7 @@ def _code_of(function: str) -> str:
 
 def _make_all(jobs: Sequence[_Job], workers: int | None, progress: Callable[[int, int], None]) -> None:
     total = sum(job.size for job in jobs)
-    workers = min(workers or _cores(), len(jobs))
+    workers = min(workers or available_cores(), len(jobs))
     done = 0
     left = list(jobs)
     if workers > 1 and total >= _WORTH_A_PROCESS:
@@ -324,7 +326,9 @@ def _make_all(jobs: Sequence[_Job], workers: int | None, progress: Callable[[int
         left.sort(key=lambda job: -job.size)
         try:
             with _processes(workers) as pool:
-                for job, _ in zip(jobs_in_order := list(left), pool.map(_make, jobs_in_order), strict=True):
+                with without_script():
+                    made = pool.map(_make, left)
+                for job, _ in zip(list(left), made, strict=True):
                     left.remove(job)
                     done += job.size
                     progress(done, total)
@@ -335,10 +339,6 @@ def _make_all(jobs: Sequence[_Job], workers: int | None, progress: Callable[[int
             _make(job)
         done += job.size
         progress(done, total)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processes(workers: int) -> Executor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from llmforge.data.boilerplate import trim
 from llmforge.data.corpus import Corpus
@@ -18,6 +20,8 @@ from llmforge.tokenization import TextTokenizer
 
 #: Bytes of text below which the fast encoder takes longer to load than it gains.
 _WORTH_LOADING = 1_500_000
+#: Bytes of text that are encoded together.
+_TOGETHER = 8_000_000
 
 
 class TokenizedCorpus:
@@ -47,28 +51,43 @@ class TokenizedCorpus:
         self.tokenizer = tokenizer
         self.used = np.zeros(0, dtype=np.int64)
         self.dtype = tokenizer.dtype
-        self.shards: list[IdsShard] = []
-        paths: list[tuple[Path, TextShard, frozenset[int], int]] = []
+        paths: list[_Entry] = []
         start = 0
         for (source, shard), count in zip(corpus.shards, corpus.shard_sizes, strict=True):
             own = slice(start, start + count)
             taken = blocks.get(source, frozenset())
             key = digest([tokenizer_hash, corpus.hashes[own].tobytes(), repr(sorted(taken))])
-            paths.append((shard_path(cache_root(), "ids", key), shard, taken, int(corpus.sizes[own].sum())))
+            path = shard_path(cache_root(), "ids", key)
+            is_ids = corpus.sources[source].format in ("npz", "python")
+            paths.append(_Entry(path, shard, taken, int(corpus.sizes[own].sum()), is_ids))
             start += count
-        missing = sum(size for path, _, _, size in paths if not path.exists())
-        encoder, done = None, 0
-        for path, shard, taken, size in paths:
-            if path.exists():
-                path.touch()  # in use: not among what is swept from the cache
-                self.shards.append(IdsShard(path))
-                continue
-            encoder = encoder or Encoder(tokenizer, fast=missing > _WORTH_LOADING)
-            self.shards.append(write_ids(path, _encoded(shard, encoder, taken), self.dtype))
-            done += size
-            progress(done, missing)
+        self.shards = [IdsShard(entry.path) for entry in paths]
+        missing = [entry for entry in paths if not entry.path.exists()]
+        for path in {entry.path for entry in paths} - {entry.path for entry in missing}:
+            path.touch()  # in use: not among what is swept from the cache
+        self._encode(missing, progress)
         counted = [lengths for shard in self.shards for _, lengths in shard.arrays()]
         self.lengths = np.concatenate([np.zeros(0, dtype=np.int64), *counted])
+
+    def _encode(self, missing: list[_Entry], progress: Callable[[int, int], None]) -> None:
+        total = sum(entry.size for entry in missing)
+        encoder = Encoder(self.tokenizer, fast=total > _WORTH_LOADING) if missing else None
+        done = 0
+        for group in _grouped(missing):
+            assert encoder is not None
+            if len(group) == 1:
+                write_ids(group[0].path, (_encoded(batch, encoder, group[0].blocks) for batch in group[0].batches()), self.dtype)
+            else:
+                # Small shards together: each batch costs a comparison with the slow way.
+                texts = [[text for batch in entry.batches() for text in _texts(batch, entry.blocks)] for entry in group]
+                flat, lengths = encoder.encode_batch([text for own in texts for text in own])
+                ends = np.cumsum([0, *map(len, texts)])
+                places = np.concatenate(([0], np.cumsum(lengths)))
+                for entry, first, last in zip(group, ends[:-1], ends[1:], strict=True):
+                    own = flat[places[first] : places[last]], lengths[first:last]
+                    write_ids(entry.path, [own], self.dtype)
+            done += sum(entry.size for entry in group)
+            progress(done, total)
 
     def batches(self, repeats: np.ndarray, numbers: np.ndarray) -> Iterator[Batch]:
         """The documents, each as often as `repeats` says, in the corpus's order, pass by pass.
@@ -112,14 +131,44 @@ class TokenizedCorpus:
         return writer
 
 
-def _encoded(shard: TextShard, encoder: Encoder, blocks: frozenset[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for batch in shard.batches(["kind", "text", "ids", "is_ids"]):
-        if len(batch) and batch.column("is_ids")[0].as_py():  # a source has texts or ids
-            given = batch.column("ids")
-            offsets = given.offsets.to_numpy()
-            yield given.values.to_numpy()[offsets[0] : offsets[-1]], np.diff(offsets)
-            continue
-        texts = batch.column("text").to_pylist()
-        if blocks:
-            texts = [trim(text, blocks, kind) for text, kind in zip(texts, batch.column("kind").to_pylist(), strict=True)]
-        yield encoder.encode_batch(texts)
+class _Entry(NamedTuple):
+    """A text shard to encode."""
+
+    path: Path
+    shard: TextShard
+    blocks: frozenset[int]
+    size: int
+    is_ids: bool
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        return self.shard.batches(["kind", "text", "ids", "is_ids"])
+
+
+def _grouped(entries: list[_Entry]) -> Iterator[list[_Entry]]:
+    """Shards of texts in groups of some megabytes; those of ids, and large ones, alone."""
+    group: list[_Entry] = []
+    for entry in entries:
+        if group and (entry.is_ids or sum(other.size for other in group) + entry.size > _TOGETHER):
+            yield group
+            group = []
+        group.append(entry)
+        if entry.is_ids:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _texts(batch: pa.RecordBatch, blocks: frozenset[int]) -> list[str]:
+    texts: list[str] = batch.column("text").to_pylist()
+    if blocks:
+        texts = [trim(text, blocks, kind) for text, kind in zip(texts, batch.column("kind").to_pylist(), strict=True)]
+    return texts
+
+
+def _encoded(batch: pa.RecordBatch, encoder: Encoder, blocks: frozenset[int]) -> tuple[np.ndarray, np.ndarray]:
+    if len(batch) and batch.column("is_ids")[0].as_py():  # a source has texts or ids
+        given = batch.column("ids")
+        offsets = given.offsets.to_numpy()
+        return given.values.to_numpy()[offsets[0] : offsets[-1]], np.diff(offsets)
+    return encoder.encode_batch(_texts(batch, blocks))

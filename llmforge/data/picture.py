@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from llmforge.runtime.children import without_script
+
 
 @contextmanager
 def lengths_drawn(tokens: Mapping[str, np.ndarray], block_size: int, path: Path) -> Iterator[None]:
@@ -27,7 +29,8 @@ def lengths_drawn(tokens: Mapping[str, np.ndarray], block_size: int, path: Path)
         _draw(_counted(tokens), block_size, path)
         return
     process = multiprocessing.get_context("spawn").Process(target=_draw, args=(_counted(tokens), block_size, path), daemon=True)
-    process.start()
+    with without_script():
+        process.start()
     try:
         yield
         process.join()

@@ -135,6 +135,22 @@ class _refuse_here:
         return _make(job)
 
 
+def test_a_script_without_a_guard_runs_once(tmp_path):
+    folder = write_texts(tmp_path / "c", 60)
+    (tmp_path / "script.py").write_text(f"""
+from llmforge.data import corpus
+import llmforge
+corpus._SMALLEST, corpus._WORTH_A_PROCESS = 1500, 0
+print("the script runs")
+data = llmforge.DataArguments(corpus={str(folder)!r}, block_size=32, dedup="off", prepare_workers=2)
+print(len(llmforge.prepare_dataset(data, llmforge.TokenizerArguments(vocab_size=300)).rows("train")) > 0)
+""")
+    done = subprocess.run([sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True, check=True)
+    assert done.stdout == "the script runs\nTrue\n"
+    assert "Traceback" not in done.stderr
+    assert "lost" not in done.stderr
+
+
 def test_a_lost_process_is_made_up_for(tmp_path, monkeypatch, caplog):
     folder = write_texts(tmp_path / "c", 60)
     (tmp_path / "fatal.py").write_text(
