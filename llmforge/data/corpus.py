@@ -40,7 +40,7 @@ from llmforge.storage import cache_root
 #: Raised whenever reading or cleaning gives other documents than before from the same files.
 READING = 1
 #: A corpus has some so many shards, of at least and at most so many bytes.
-_SHARDS, _SMALLEST, _LARGEST = 256, 2**18, 2**24
+_SHARDS, _SMALLEST, _LARGEST = 128, 2**18, 2**24
 #: One name in so many ends a shard that is large enough: borders hang on names, so that a new file changes one shard only.
 _BORDER = 8
 #: Below so many bytes to read, a second process costs more than it gives.

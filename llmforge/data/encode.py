@@ -66,7 +66,7 @@ class TokenizedCorpus:
         for path in {entry.path for entry in paths} - {entry.path for entry in missing}:
             path.touch()  # in use: not among what is swept from the cache
         self._encode(missing, progress)
-        counted = [lengths for shard in self.shards for _, lengths in shard.arrays()]
+        counted = [lengths for shard in self.shards for _, lengths in shard.arrays]
         self.lengths = np.concatenate([np.zeros(0, dtype=np.int64), *counted])
 
     def _encode(self, missing: list[_Entry], progress: Callable[[int, int], None]) -> None:
@@ -99,7 +99,7 @@ class TokenizedCorpus:
         for turn in range(int(repeats.max(initial=0))):
             start = 0
             for shard in self.shards:
-                for ids, lengths in shard.arrays():
+                for ids, lengths in shard.arrays:
                     end = start + len(lengths)
                     chosen = np.flatnonzero(repeats[start:end] > turn)
                     if len(chosen):

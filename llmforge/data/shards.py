@@ -169,14 +169,17 @@ class TextShard(_Shard):
 class IdsShard(_Shard):
     """The token ids of a text shard's documents, memory-mapped."""
 
-    def arrays(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    @cached_property
+    def arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each batch the ids of its documents, one after the other, and how many each document has (int64)."""
+        found = []
         with pa.memory_map(str(self.path)) as file:
             reader = pa.ipc.open_file(file)
             for number in range(reader.num_record_batches):
                 column = reader.get_batch(number).column("ids")
                 offsets = column.offsets.to_numpy()
-                yield column.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]], np.diff(offsets)
+                found.append((column.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]], np.diff(offsets)))
+        return found
 
 
 def write_ids(path: Path, batches: Iterable[tuple[np.ndarray, np.ndarray]], dtype: np.dtype[Any]) -> IdsShard:
