@@ -1,4 +1,4 @@
-"""python benchmarks/checkpoint.py [--preset small|medium|gpt2-124m] [--rounds N] [--json]
+"""python benchmarks/checkpoint.py [--preset small|medium|gpt2-124m] [--rounds N] [--folder DIR] [--json]
 
 How long training stands still for a checkpoint: llmforge's, written in the background and at once,
 against stock Trainer's, with the same model and AdamW state, in turn. And what a step costs while a
@@ -113,13 +113,14 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=5, help="saves of each side, in turn")
     options.add_argument("--preset", choices=list(PRESETS), default="gpt2-124m")
+    options.add_argument("--folder", help="on the disk to measure; by default where temporary files go")
     chosen = options.parse_args()
     quiet()
     vocabulary = PRESETS[chosen.preset][2]
     rows, collate = packed_rows(8, BLOCK, 100, vocabulary), PackedCollator()
     told = {"per_device_train_batch_size": ROWS, "max_steps": 2, "use_cpu": not torch.cuda.is_available()}
     told |= {"optim": "adamw_torch_fused", "learning_rate": 1e-5, "save_total_limit": 1, "save_strategy": "no"}
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as name:
         needed = 40 * sum(parameter.numel() for parameter in model(chosen.preset).parameters())
         if shutil.disk_usage(name).free < needed:
             raise SystemExit(f"{format_bytes(needed)} of disk are needed here: take --preset small")

@@ -182,13 +182,20 @@ def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
 
 
 def append_json_line(path: Path | str, value: dict[str, Any]) -> None:
-    """Append one JSON object as a line.
+    """Append one JSON object as a line, whole or not at all.
 
     NaN and infinities are written as ``NaN`` and ``Infinity``, which Python and pandas
     read back: a diverging loss must be seen.
     """
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(value, ensure_ascii=False) + "\n")
+    line = (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8")
+    with open(path, "ab", buffering=0) as file:
+        begun = file.tell()
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(begun)  # half a line would spoil the next one
+            raise
 
 
 def keep_json_lines(path: Path | str, keep: Callable[[dict[str, Any]], bool]) -> None:

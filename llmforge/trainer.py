@@ -69,6 +69,7 @@ class ForgeTrainer(Checkpointing, Trainer):
         install_attention(model, choose_attention(args.packed_attention, model.config, args.device, half).way)
         self.trackers = Trackers.install(self.callback_handler)  # so that no tracker can stop or hold the run
         self.checkpoints = CheckpointWriter(self, saving or CheckpointArguments())
+        self.checkpoints.after_commit.append(self.trackers.committed)
         self.add_callback(LossWindow)
         if not any(isinstance(callback, Divergence) for callback in self.callback_handler.callbacks):
             self.add_callback(Divergence())

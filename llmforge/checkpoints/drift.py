@@ -12,14 +12,14 @@ from llmforge.errors import ConfigError
 from llmforge.runtime.logs import logger
 
 #: Training arguments that change how the work is done, shown and kept, not what is learnt. How long a run is to be is
-#: what one resumes it for. Precision and the rows of a step are compared as they come out, not as they are put.
+#: what one resumes it for. Some follow from others; precision and the rows of a step are compared as they come out.
 _FREE = re.compile(
     r"output_dir|run_name|project|trackio_.*|logging_.*|log_.*|report_to|disable_tqdm|debug|save_.*|eval_.*|do_.*|hub_.*|push_to_hub"
     r"|max_steps|num_train_epochs|resume_from_checkpoint|restore_callback_states_from_checkpoint|load_best_model_at_end"
     r"|per_device_.*_batch_size|gradient_accumulation_steps|dataloader_.*|remove_unused_columns|include_.*|prediction_loss_only"
     r"|precision|bf16.*|fp16.*|tf32|half_precision_backend|use_cpu|local_rank|ddp_.*|fsdp.*|deepspeed|accelerator_config|parallelism_config"
     r"|torch_compile.*|torch_empty_cache_steps|packed_attention|lean_loss|activation_checkpointing.*|gradient_checkpointing.*"
-    r"|skip_memory_metrics|lr_scheduler_kwargs|use_cache|label_names"
+    r"|skip_memory_metrics|lr_scheduler_kwargs|greater_is_better|use_cache|label_names"
 )
 #: Not to be accepted: the state in the checkpoint is of the other one.
 _NEVER = ("optim",)

@@ -49,6 +49,8 @@ class CheckpointWriter:
         self.settings = settings
         self.after_commit: list[Callable[[Path], None]] = []
         self.pinned: list[Callable[[], Iterable[int]]] = []
+        if trainer.args.push_to_hub:
+            self.after_commit.append(lambda path: trainer._push_from_checkpoint(str(path)))
         self.run_id = ""
         self.parts = CheckpointParts(trainer)
         self._thread: threading.Thread | None = None

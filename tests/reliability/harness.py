@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from helpers import awkward_documents, forge_trainer, packed_rows, tiny_model
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from llmforge.checkpoints.manifest import list_checkpoints, verify
 from llmforge.checkpoints.resume import find_checkpoint
@@ -39,7 +39,9 @@ def training(folder: Path, tokenizer, preset: str = "gpt2-10m", fresh_seed: int 
     """A trainer that saves at every step."""
     rows = packed_rows(awkward_documents(tokenizer), tokenizer)
     model = tiny_model(preset, tokenizer, dropout=True, seed=fresh_seed)
-    return forge_trainer(model, tokenizer, folder, rows, rows, callbacks=callbacks, saving=saving, **SETTINGS | changes)
+    trainer = forge_trainer(model, tokenizer, folder, rows, rows, callbacks=callbacks, saving=saving, **SETTINGS | changes)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def go_on(folder: Path, tokenizer, **changes):
@@ -75,7 +77,8 @@ def killed_after(seconds: float, work: Callable[[], object], ready: Callable[[],
     if child == 0:
         code = 70
         try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            for output in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output)
             work()
             code = 0
         finally:
@@ -126,6 +129,17 @@ class KillAt:
             self.left -= 1
             if self.left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Beat(TrainerCallback):
+    """Makes a file longer by one byte at the start of every step."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        with open(self.path, "ab") as file:
+            file.write(b".")
 
 
 class At(TrainerCallback):

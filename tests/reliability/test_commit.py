@@ -478,7 +478,9 @@ def test_a_sharded_fsdp_state_is_refused_with_the_reason(tokenizer, tmp_path, mo
     def trainer(kind: str):
         plugin = SimpleNamespace(state_dict_type=f"StateDictType.{kind}")
         accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
-        return SimpleNamespace(is_fsdp_enabled=True, accelerator=accelerator, args=SimpleNamespace(save_on_each_node=False))
+        return SimpleNamespace(
+            is_fsdp_enabled=True, accelerator=accelerator, args=SimpleNamespace(save_on_each_node=False, push_to_hub=False)
+        )
 
     with pytest.raises(ConfigError, match=r"fsdp_state_dict_type SHARDED_STATE_DICT.*pickle.*FULL_STATE_DICT"):
         CheckpointWriter(trainer("SHARDED_STATE_DICT"), CheckpointArguments())
