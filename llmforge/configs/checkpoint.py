@@ -23,7 +23,7 @@ class CheckpointArguments:
     )
     accept_changes: list[str] = field(
         default_factory=list,
-        metadata={"help": "Settings in which a resumed run may differ from the interrupted one: learning_rate,max_steps,…"},
+        metadata={"help": "Settings in which a resumed run may differ from the interrupted one: learning_rate,weight_decay,…"},
     )
 
     def __post_init__(self) -> None:
