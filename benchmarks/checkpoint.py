@@ -5,7 +5,7 @@ against stock Trainer's, with the same model and AdamW state, in turn. And what 
 checkpoint is being written in the background. Weights are random. A checkpoint of gpt2-124m has
 1.5 GB; some 6 GB of disk and 8 GB of memory are needed.
 
-- standstill: from the call of `_save_checkpoint` to its return, in the training loop
+- standstill: from the call of `_save_checkpoint` to its return, and what the optimizer of the next step waits for the copy
 - whole: till the checkpoint is on the disk, synced and committed; stock syncs nothing
 - ``ratio`` is the median of stock's standstill over ours, pair by pair
 - ``slowdown`` is a step's time while a checkpoint is written over its time otherwise
@@ -50,14 +50,15 @@ def ready(trainer: Any) -> Any:
     return trainer
 
 
-def saving(trainer: Any) -> Callable[[], tuple[float, float]]:
-    """Seconds that the loop stands still for a save, and till it is on the disk; each of a new step."""
+def saving(trainer: Any, step: Callable[[], float]) -> Callable[[], tuple[float, float]]:
+    """Seconds that training stands still for a save, and till it is on the disk; each of a new step, with a step after it."""
 
     def once() -> tuple[float, float]:
         trainer.state.global_step += 1
         began = time.perf_counter()
         trainer._save_checkpoint(trainer.model_wrapped, None)
         still = time.perf_counter() - began
+        still += step()
         if hasattr(trainer, "checkpoints"):
             trainer.checkpoints.settle()
         return still, time.perf_counter() - began
@@ -76,18 +77,22 @@ def standstill(save: Callable[[], tuple[float, float]], wholes: list[float]) -> 
     return once
 
 
-def stepping(trainer: Any, rows: list[dict[str, Any]], collate: Callable[..., Any]) -> Callable[[], float]:
-    """Seconds of one forward and backward pass and a step of the optimizer."""
+def stepping(trainer: Any, rows: list[dict[str, Any]], collate: Callable[..., Any], waits: bool = False) -> Callable[[], float]:
+    """Seconds of a forward and backward pass and a step of the optimizer; with `waits`, of what that waits for a copy."""
     batch = collate(rows[:ROWS])
 
     def once() -> float:
         began = time.perf_counter()
         trainer.training_step(trainer.model_wrapped, dict(batch), torch.tensor(ROWS * BLOCK))
+        waiting = time.perf_counter()
+        if hasattr(trainer, "checkpoints"):
+            trainer.checkpoints.parts.await_copy()
+        waited = time.perf_counter() - waiting
         trainer.optimizer.step()
         trainer.model_wrapped.zero_grad()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return time.perf_counter() - began
+        return waited if waits else time.perf_counter() - began
 
     return once
 
@@ -128,10 +133,11 @@ def main() -> None:
         at_once = ready(forge(model(chosen.preset), rows, Path(name) / "at_once", async_save=False, **told))
         plain = ready(stock(model(chosen.preset), rows, Path(name) / "stock", collate, behind.processing_class, **told))
         began = time.perf_counter()
-        first = saving(behind)()[0]
+        steps = {id(trainer): stepping(trainer, rows, collate, waits=True) for trainer in (behind, at_once, plain)}
+        first = saving(behind, steps[id(behind)])()[0]
         wholes: dict[str, list[float]] = {"ours, in the background": [], "ours, at once": [], "stock": []}
         sides = {"ours, in the background": behind, "ours, at once": at_once, "stock": plain}
-        ways = {side: standstill(saving(trainer), wholes[side]) for side, trainer in sides.items()}
+        ways = {side: standstill(saving(trainer, steps[id(trainer)]), wholes[side]) for side, trainer in sides.items()}
         still = in_turn(ways, chosen.rounds)
         slow = in_turn({"slowdown": disturbed(behind, stepping(behind, rows, collate))}, max(chosen.rounds // 2, 2))["slowdown"]
         size = sum(path.stat().st_size for path in (Path(name) / "stock").glob("checkpoint-*/*"))

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 
 from llmforge.attention import choose_attention, install_attention
+from llmforge.callbacks.copied_state import CopiedState
 from llmforge.callbacks.divergence import Divergence, refuse_non_finite
 from llmforge.callbacks.epoch_order import EpochOrder
 from llmforge.callbacks.loss_window import LossWindow
@@ -71,6 +72,7 @@ class ForgeTrainer(Checkpointing, Trainer):
         self.checkpoints = CheckpointWriter(self, saving or CheckpointArguments())
         self.checkpoints.after_commit.append(self.trackers.committed)
         self.add_callback(LossWindow)
+        self.add_callback(CopiedState)
         if not any(isinstance(callback, Divergence) for callback in self.callback_handler.callbacks):
             self.add_callback(Divergence())
         for callback in self.callback_handler.callbacks:

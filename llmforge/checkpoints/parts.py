@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from llmforge.checkpoints.snapshot import Snapshot, has_room, state_size
 from llmforge.runtime.devices import format_bytes
 from llmforge.runtime.logs import logger
 
+#: Bytes of state that are copied while training goes on; less is copied in no time.
+OVERLAPPING_FROM = 1 << 26
+
 
 class CheckpointParts:
     """Writes what a checkpoint of `trainer` consists of; what no process can do alone is left to the caller."""
@@ -25,6 +29,9 @@ class CheckpointParts:
         self._snapshot = Snapshot()
         self._tokenizer_files: dict[str, bytes] = {}
         self._told: str | None = None
+        self._overlaps = True
+        self._copied = threading.Event()
+        self._copied.set()
 
     def write(self, staging: Path, background: bool) -> list[Callable[[], None]]:
         """Write this process's files into `staging`; what can be written while training goes on is returned instead.
@@ -35,7 +42,7 @@ class CheckpointParts:
         trainer = self.trainer
         later: list[Callable[[], None]] = []
         if background and trainer.args.process_index == 0:
-            later = self._copied(staging)
+            later = self._copies(staging)
         if not later and (trainer.args.process_index == 0 or not background):
             trainer.save_model(str(staging), _internal_call=True)
             if not trainer.args.save_only_model:
@@ -77,21 +84,34 @@ class CheckpointParts:
             state["optimizer"] = self.trainer.optimizer.state_dict()
         return state
 
-    def _copied(self, staging: Path) -> list[Callable[[], None]]:
+    def _copies(self, staging: Path) -> list[Callable[[], None]]:
         """Copy model and optimizer into memory, and return what writes them; nothing where the memory is not to be had."""
-        trainer = self.trainer
+        trainer, state = self.trainer, self._state()
         try:
-            copies = self._snapshot.take(self._state())
+            copies, fill = self._snapshot.take(state)
+            overlapping = self._may_overlap(state)
+            if not overlapping:
+                fill()
         except (RuntimeError, MemoryError) as error:
             self._snapshot = Snapshot()
             self._tell(f"no memory for a copy ({error})")
             return []
+        if overlapping:
+            self._copied.clear()
         if not self._tokenizer_files:  # which do not change, and take a while to be made
             trainer.processing_class.save_pretrained(str(staging))
             self._tokenizer_files = {path.name: path.read_bytes() for path in staging.iterdir() if path.is_file()}
         schedule = copy.deepcopy(trainer.lr_scheduler.state_dict())
 
         def write() -> None:
+            try:
+                if overlapping:
+                    fill()
+            except OSError:
+                self._overlaps = False
+                raise
+            finally:
+                self._copied.set()
             for name, content in self._tokenizer_files.items():
                 (staging / name).write_bytes(content)
             trainer.write_model(str(staging), copies["model"])
@@ -100,6 +120,21 @@ class CheckpointParts:
                 torch.save(schedule, staging / SCHEDULER_NAME)
 
         return [write]
+
+    def _may_overlap(self, state: dict[str, Any]) -> bool:
+        """Whether the state can be copied while the next step's gradients are made: till that is applied nothing changes it.
+
+        From a GPU the copy is over sooner than it is worth. A schedule-free optimizer changes the weights when the next
+        step begins, a layer-wise one when a gradient is there.
+        """
+        optimizer = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)  # accelerate's wrapper has every method
+        name = str(getattr(self.trainer.args.optim, "value", self.trainer.args.optim))
+        stays = not hasattr(optimizer, "eval") and not name.endswith("layerwise") and "lomo" not in name
+        return self._overlaps and stays and self.trainer.args.device.type == "cpu" and state_size(state) >= OVERLAPPING_FROM
+
+    def await_copy(self) -> None:
+        """Wait till the state is copied: the next step is about to change it."""
+        self._copied.wait()
 
     def exported_state(self) -> Any:
         """The `TrainerState` to be written, with that of the callbacks in it; what the loop does to its own leaves it alone."""

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
 
 #: Of the memory that is free, what the copies may take: the rest is for what training has not asked for yet.
 _SAFE_SHARE = 0.8
+
+
+class _Pair(NamedTuple):
+    """A tensor, the memory that it is copied to, and how often it had been changed when that was decided."""
+
+    tensor: torch.Tensor
+    buffer: torch.Tensor
+    version: int
+
+
+def _fill(pairs: list[_Pair]) -> None:
+    """Copy the tensors.
+
+    Raises:
+        OSError: One of them was changed meanwhile, and the copy is of no moment.
+    """
+    for pair in pairs:
+        pair.buffer.copy_(pair.tensor, non_blocking=True)
+    for device in {pair.tensor.device for pair in pairs if pair.tensor.device.type != "cpu"}:
+        torch.accelerator.synchronize(device)
+    if any(pair.tensor._version != pair.version for pair in pairs):
+        raise OSError("the weights were changed while they were copied, by a callback perhaps")
 
 
 class Snapshot:
@@ -24,42 +47,38 @@ class Snapshot:
     def __init__(self) -> None:
         self._buffers: dict[tuple[Any, ...], torch.Tensor] = {}
 
-    def take(self, state: Any) -> Any:
-        """A copy of `state`: dictionaries, lists and tuples of tensors and of anything else.
+    def take(self, state: Any) -> tuple[Any, Callable[[], None]]:
+        """A copy of `state`, dictionaries, lists and tuples of tensors and of anything else, and what fills it.
 
-        Tensors are in this object's own memory and hold till the next `take`; anything else is copied anew.
+        Anything but tensors is copied at once. The tensors of the copy are in this object's own memory: they hold
+        what `state` has when the function returned is called, and till the next `take`.
 
         Raises:
             RuntimeError, MemoryError: There is no memory.
         """
-        seen: dict[tuple[Any, ...], torch.Tensor] = {}
-        made = self._copy(state, (), seen)
-        for device in {key[0] for key in seen if key[0].type != "cpu"}:
-            torch.accelerator.synchronize(device)
-        return made
+        pairs: dict[tuple[Any, ...], _Pair] = {}
+        made = self._copy(state, (), pairs)
+        return made, functools.partial(_fill, list(pairs.values()))
 
-    def _copy(self, value: Any, path: tuple[Any, ...], seen: dict[tuple[Any, ...], torch.Tensor]) -> Any:
+    def _copy(self, value: Any, path: tuple[Any, ...], pairs: dict[tuple[Any, ...], _Pair]) -> Any:
         if torch.is_tensor(value):
-            return self._copy_tensor(value.detach(), path, seen)
+            return self._place(value.detach(), path, pairs)
         if isinstance(value, Mapping):
-            return {name: self._copy(item, (*path, name), seen) for name, item in value.items()}
+            return {name: self._copy(item, (*path, name), pairs) for name, item in value.items()}
         if type(value) in (list, tuple):
-            return type(value)(self._copy(item, (*path, place), seen) for place, item in enumerate(value))
+            return type(value)(self._copy(item, (*path, place), pairs) for place, item in enumerate(value))
         return copy.deepcopy(value)
 
-    def _copy_tensor(
-        self, tensor: torch.Tensor, path: tuple[Any, ...], seen: dict[tuple[Any, ...], torch.Tensor]
-    ) -> torch.Tensor:
+    def _place(self, tensor: torch.Tensor, path: tuple[Any, ...], pairs: dict[tuple[Any, ...], _Pair]) -> torch.Tensor:
         # Two that are the same memory, seen the same way, are one.
         key = (tensor.device, tensor.data_ptr() or path, tensor.shape, tensor.stride(), tensor.dtype)
-        if key in seen:
-            return seen[key]
-        buffer = self._buffers.get(path)
-        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            pinned = tensor.device.type == "cuda"
-            buffer = self._buffers[path] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
-        seen[key] = buffer.copy_(tensor, non_blocking=True)
-        return buffer
+        if key not in pairs:
+            buffer = self._buffers.get(path)
+            if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+                pinned = tensor.device.type == "cuda"
+                buffer = self._buffers[path] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+            pairs[key] = _Pair(tensor, buffer, tensor._version)
+        return pairs[key].buffer
 
     @property
     def size(self) -> int:

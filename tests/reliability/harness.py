@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 from helpers import awkward_documents, forge_trainer, packed_rows, tiny_model
 from safetensors.torch import load_file
+from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback
 
 from llmforge.checkpoints.manifest import list_checkpoints, verify
@@ -52,6 +54,11 @@ def go_on(folder: Path, tokenizer, **changes):
     return trainer
 
 
+def _alone() -> None:
+    """In a child: tqdm's lock is one for all forks of a process, and a fork that was killed may have taken it along."""
+    tqdm.set_lock(threading.RLock())
+
+
 def forked(work: Callable[[], object]) -> int:
     """Do `work` in a child process; its exit code, negative for a signal, as `subprocess` has it."""
     sys.stdout.flush()
@@ -60,6 +67,7 @@ def forked(work: Callable[[], object]) -> int:
     if child == 0:
         code = 70
         try:
+            _alone()
             work()
             code = 0
         except BaseException:
@@ -79,6 +87,7 @@ def killed_after(seconds: float, work: Callable[[], object], ready: Callable[[],
         try:
             for output in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+            _alone()
             work()
             code = 0
         finally:

@@ -8,15 +8,19 @@ import logging
 import math
 import os
 import resource
+import shutil
 import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from reliability.harness import STEPS, At, KillAt, differing, forked, go_on, training, unsound, weights
+from transformers import TrainerCallback
 
-from llmforge.checkpoints import retention
+from llmforge.checkpoints import commit, retention
 from llmforge.checkpoints.manifest import MANIFEST, METADATA, list_checkpoints, read_manifest, verify
 from llmforge.checkpoints.retention import superfluous
 from llmforge.errors import ConfigError, StorageError, TrainingDiverged
@@ -134,6 +138,113 @@ def test_mode_01_killed_at_every_touch_of_the_folder(saving, tokenizer, undistur
         number += 1
         code = killed_at(number, tmp_path / str(number), tokenizer, undisturbed, saving)
     assert number > 60
+
+
+def test_what_a_killed_process_left_is_swept_when_the_run_goes_on(tokenizer, tmp_path):
+    """Of a step, too, that is not saved again."""
+    training(tmp_path, tokenizer, max_steps=2).train()
+    for name in (".staging-checkpoint-99", ".llmforge-trash/checkpoint-1"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "model.safetensors").write_bytes(b"half")
+    go_on(tmp_path, tokenizer, max_steps=3)
+    assert unsound(tmp_path) == []
+
+
+# --- in the background -----------------------------------------------------------------------------
+
+
+def test_what_is_saved_is_the_state_of_its_step(preset, tokenizer, undisturbed, tmp_path, monkeypatch):
+    """The copy is made while the next step's gradients are; slowly, so that they are there first."""
+    from llmforge.checkpoints import parts, snapshot
+
+    monkeypatch.setattr(parts, "OVERLAPPING_FROM", 0)
+    stock = snapshot._fill
+    filled = []
+
+    def slowly(pairs):
+        time.sleep(0.2)
+        filled.append(threading.current_thread().name)
+        stock(pairs)
+
+    monkeypatch.setattr(snapshot, "_fill", slowly)
+    training(tmp_path, tokenizer, preset).train()
+    assert filled == ["checkpoint"] * STEPS
+    assert differing(weights(tmp_path), undisturbed(preset)) == []
+    last = weights(tmp_path, STEPS)
+    shutil.rmtree(tmp_path / f"checkpoint-{STEPS}")
+    go_on(tmp_path, tokenizer, preset=preset)
+    assert differing(weights(tmp_path), last) == []
+
+
+def test_weights_that_change_while_they_are_copied_are_not_committed(tokenizer, tmp_path, monkeypatch, told):
+    """By a callback at the start of a step; from then on the copy is made at once."""
+    from llmforge.checkpoints import parts, snapshot
+
+    monkeypatch.setattr(parts, "OVERLAPPING_FROM", 0)
+    stock = snapshot._fill
+    monkeypatch.setattr(snapshot, "_fill", lambda pairs: (time.sleep(0.2), stock(pairs)))
+
+    class Meddler(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            with torch.no_grad():
+                next(model.parameters()).add_(1e-3)
+
+    training(tmp_path, tokenizer, callbacks=[Meddler()], save_total_limit=9).train()
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-3", "checkpoint-4", "checkpoint-5"]
+    assert any("checkpoint-1 could not be saved" in message and "were changed" in message for message in told())
+
+
+def test_where_memory_is_short_training_waits_and_says_so(tokenizer, tmp_path, monkeypatch, told):
+    from llmforge.checkpoints import parts
+
+    monkeypatch.setattr(parts, "has_room", lambda size: False)
+    trainer = training(tmp_path, tokenizer)
+    trainer.add_callback(At(2, lambda: monkeypatch.setattr(threading.Thread, "start", lambda self: pytest.fail("a thread"))))
+    trainer.train()
+    assert names(tmp_path) == ["checkpoint-4", "checkpoint-5"]
+    assert len([message for message in told() if "saved while training waits: no" in message]) == 1
+
+
+def test_a_callback_that_listens_to_on_save_finds_the_checkpoint(tokenizer, tmp_path, told):
+    seen = []
+
+    class Listener(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            seen.append(verify(Path(args.output_dir) / f"checkpoint-{state.global_step}"))
+
+    training(tmp_path, tokenizer, callbacks=[Listener()]).train()
+    assert seen == [[]] * STEPS
+    assert any("Listener may look at a checkpoint" in message for message in told())
+
+
+def test_the_next_save_waits_for_the_one_before(tokenizer, tmp_path, monkeypatch):
+    stock, running = commit.commit, []
+
+    def slowly(*arguments):
+        running.append(threading.active_count())
+        time.sleep(0.1)
+        return stock(*arguments)
+
+    monkeypatch.setattr(commit, "commit", slowly)
+    training(tmp_path, tokenizer, save_total_limit=9).train()
+    assert len(names(tmp_path)) == STEPS
+    assert len(set(running)) == 1
+
+
+def test_an_exception_of_training_does_not_lose_the_checkpoint_being_written(tokenizer, tmp_path, monkeypatch):
+    stock = commit.commit
+    monkeypatch.setattr(commit, "commit", lambda *arguments: (time.sleep(0.3), stock(*arguments))[1])
+    trainer = training(tmp_path, tokenizer)
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    trainer.add_callback(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
 
 
 # --- 2: disk full ---------------------------------------------------------------------------------
@@ -340,7 +451,13 @@ def test_mode_05_the_best_survives_a_limit_of_one_a_crash_and_a_move(saving, lim
         return trainer
 
     first = tmp_path / "first"
-    assert forked(lambda: (trainer := made(first), trainer.add_callback(At(4, lambda: os._exit(9))), trainer.train())) == 9
+
+    def crash() -> None:
+        trainer = made(first)
+        trainer.add_callback(At(4, lambda: (trainer.checkpoints.wait(), os._exit(9))))
+        trainer.train()
+
+    assert forked(crash) == 9
     assert names(first) == ["checkpoint-1", "checkpoint-3"]
     moved = first.rename(tmp_path / "moved")
     trainer = made(moved)
