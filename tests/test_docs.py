@@ -63,6 +63,7 @@ def test_commands_parse(line, capsys):
 
 
 def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
+    from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
@@ -79,6 +80,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
             TokenizerArguments,
             DataArguments,
             ForgeTrainingArguments,
+            CheckpointArguments,
             GenerationArguments,
             RunArguments,
         ],
