@@ -36,7 +36,9 @@ ORDER: list[set[str]] = [
     {"storage"},
     *folder("configs", "data generation model tokenizer training checkpoint lora", "run"),
     {"parsing"},
-    *folder("runtime", "devices", "launch", "precision", "logs", "versions", "run_folder", "trackers", "commands"),
+    *folder(
+        "runtime", "devices", "launch", "precision", "logs", "versions", "run_lock signals run_folder", "trackers", "commands"
+    ),
     {"cross_entropy", "muon", "segments"},
     {"tokenization", "metrics", "losses", "attention", "optimizers"},
     {"models"},

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmforge.errors import EXIT_PREEMPTED, LlmforgeError
 from llmforge.runtime.launch import rank
+from llmforge.runtime.signals import stop_signals
 
 
 def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
@@ -22,18 +23,20 @@ def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str]
     debug = bool(ours)
     argv = [item for i, item in enumerate(argv) if i not in ours]
     try:
-        main(argv)
+        with stop_signals.installed():
+            main(argv)
     except LlmforgeError as error:
-        if debug:
+        stopped = error.exit_code == EXIT_PREEMPTED
+        if debug and not stopped:
             raise
         if not error.relayed:
             who = f" (process {rank()})" if rank() else ""
-            print(f"error{who}: {error}", file=sys.stderr)
+            print(f"{'interrupted' if stopped else 'error'}{who}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        if debug:
+    except KeyboardInterrupt as error:
+        if debug and not error.args:  # by Ctrl-C, where no signal handler is
             raise
-        print("interrupted", file=sys.stderr)
+        print(f"interrupted by {error}" if error.args else "interrupted", file=sys.stderr)
         return EXIT_PREEMPTED
     except BrokenPipeError:
         sys.stderr.close()
