@@ -14,6 +14,7 @@ import transformers
 
 from llmforge.build import build_trainer, check_callbacks, without_validation
 from llmforge.checkpoints.resume import find_checkpoint
+from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
@@ -58,7 +59,8 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
     transformers.utils.logging.disable_progress_bar()  # the bars of loading and saving; Trainer's own stay
 
     script = Path(recipe) if recipe else None
-    classes = [ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments, GenerationArguments, RunArguments]
+    classes = [ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments]
+    classes += [CheckpointArguments, GenerationArguments, RunArguments]
     parser = ForgeParser(classes, dry_run=True, prog=f"python {script.name}" if script else "llmforge pretrain")
     folder = script.parent / "configs" / script.stem if script else None
     with deferred_process_group():
@@ -71,6 +73,7 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
         data=parsed.get(DataArguments),
         generation=parsed.get(GenerationArguments),
         run=parsed.get(RunArguments),
+        checkpoint=parsed.get(CheckpointArguments),
         name=f"{script.stem if script else 'pretrain'}-{parsed.config_path.stem if parsed.config_path else model.preset}",
         dry_run=parsed.dry_run,
     )
@@ -136,7 +139,9 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
         config.training.output_dir = str(Path(resume).resolve().parent)
     folder = Path(config.training.output_dir or ".")
     rank_zero_first()(lambda: refuse_running(folder) if on_first_machine() else None)
-    find_checkpoint(folder, resume)
+    # A look at names and sizes, so that what is plainly wrong is told before data is prepared; `open_run` reads the files.
+    settings, scaler = config.checkpoint, config.training.fp16
+    find_checkpoint(folder, resume, False, settings.allow_fresh_optimizer, scaler)
 
 
 def _refuse_taken_folder(folder: Path) -> None:
@@ -178,7 +183,8 @@ def pretrain_model(config: PretrainConfig) -> RunResult:
     with open_run(config, data) as run:
         model = build_model(config.model, data.tokenizer, data.block_size, seed=config.training.seed)
         trainer = build_trainer(
-            model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples
+            *(model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples),
+            *((), config.checkpoint),
         )
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         return finish(trainer, run, config, data)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmforge.callbacks.tracker import close_trackers
+from llmforge.checkpoints.drift import differences, refuse_drift, training_settings
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.run import PretrainConfig
 from llmforge.configs.training import ForgeTrainingArguments
@@ -70,7 +71,9 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
 def _recorded(config: PretrainConfig, data: PreparedDataset, path: Path) -> Iterator[RunFolder]:
     """The run with its records, from the start to any end."""
     training = config.training
-    checkpoint = find_checkpoint(path, config.run.resume) if config.run.resume else None
+    # Read and hashed in one process of each machine, for all.
+    found = rank_zero_first()(lambda: _find(path, config)) if config.run.resume else None
+    checkpoint = Path(found) if found else None
     run = RunFolder(path, is_main=rank() == 0, checkpoint=checkpoint)
     _refuse_drift(run, config, data)
     training.run_name = training.run_name or path.name
@@ -113,6 +116,12 @@ def _recorded(config: PretrainConfig, data: PreparedDataset, path: Path) -> Iter
         rank_zero_first().clear()
 
 
+def _find(path: Path, config: PretrainConfig) -> str | None:
+    settings, which = config.checkpoint, config.run.resume or "newest"
+    found = find_checkpoint(path, which, True, settings.allow_fresh_optimizer, config.training.fp16)
+    return str(found) if found else None
+
+
 def _close(run: RunFolder, code: int, reason: str, heard: bool = False, step: int | None = None) -> None:
     """Record how the run ended; what a process knows first-hand (`heard`) it records on any rank.
 
@@ -146,58 +155,40 @@ def _explain(error: BaseException, config: PretrainConfig) -> LlmforgeError | No
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:
-    parts = {name: asdict(getattr(config, name)) for name in ("model", "tokenizer", "data", "generation", "run")}
+    parts = {name: asdict(getattr(config, name)) for name in ("model", "tokenizer", "data", "generation", "run", "checkpoint")}
     return {**parts, "training": config.training.to_dict()}
 
 
 def _refuse_drift(run: RunFolder, config: PretrainConfig, data: PreparedDataset) -> None:
-    """A resumed run must be the same model on the same rows in the same order."""
+    """What differs from the interrupted run must have been named to be accepted."""
     if run.checkpoint is None:
         return
     # A checkpoint of another run may be gone on with in a new folder.
     known = next((place / RUN_RECORD for place in (run.checkpoint.parent, run.path) if (place / RUN_RECORD).exists()), None)
     if known is None:
         return
-    record = read_json(known)
+    record, args, settings = read_json(known), config.training, _plain(config)
+    before = record["config"]["training"]
+    found: dict[str, tuple[Any, Any]] = {}
     if record["data"]["fingerprint"] != data.fingerprint:
-        raise ConfigError(
-            f"{run.path} was trained on other rows ({record['data']['path']}) than the ones given ({data.path}).",
-            "Resume with the same corpus and settings, or start a new run.",
-        )
-    then, now = record["config"]["model"], asdict(config.model)
-    for name, value in now.items():
-        if then.get(name) != value:
-            raise ConfigError(f"{run.path} has --{name} {then.get(name)}, not {value}.", "Resume with the same model.")
-    before, args = record["config"]["training"], config.training
-    for name in ("seed", "data_seed"):
-        if before.get(name) != getattr(args, name):
-            raise ConfigError(
-                f"{run.path} has --{name} {before.get(name)}, not {getattr(args, name)}: its rows would come in another order.",
-                "Resume with the same one.",
-            )
-    optimizer = str(getattr(args.optim, "value", args.optim))
-    if before.get("optim", optimizer) != optimizer:
-        raise ConfigError(f"{run.path} has --optim {before['optim']}, not {optimizer}.", f"Give --optim {before['optim']}.")
-    _refuse_other_dropout(run.checkpoint, build_config(config.model, 1))
+        found["data"] = (record["data"]["path"], data.path)
+    if record["tokenizer"].get("hash") != data.card["tokenizer"].get("hash"):
+        found["tokenizer"] = (record["tokenizer"].get("hash"), data.card["tokenizer"].get("hash"))
+    found |= differences(record["config"]["model"], settings["model"])
+    found |= differences(before, training_settings(settings["training"]))
+    found |= differences({"precision": _precision(before)}, {"precision": _precision(settings["training"])})
     step_rows = before["per_device_train_batch_size"] * before["gradient_accumulation_steps"] * record["processes"]
-    if step_rows != plan_steps(args, 1)[0]:
-        raise ConfigError(
-            f"{run.path} takes {step_rows} rows a step, not {plan_steps(args, 1)[0]}: rows would be repeated and left out.",
-            "Keep batch size x accumulation x processes the same.",
-        )
+    found |= differences({"per_device_train_batch_size": step_rows}, {"per_device_train_batch_size": plan_steps(args, 1)[0]})
+    # What a preset stands for may have changed since; dropout is the part that no tensor shows.
+    saved = read_json(run.checkpoint / "config.json") if (run.checkpoint / "config.json").exists() else {}
+    dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "attention_dropout")
+    built = build_config(config.model, 1)
+    found |= differences(saved, {name: getattr(built, name) for name in dropouts if hasattr(built, name)})
+    refuse_drift(str(run.path), found, config.checkpoint.accept_changes, {*settings["training"], *settings["model"]})
 
 
-def _refuse_other_dropout(checkpoint: Path, config: Any) -> None:
-    """What a preset stands for may have changed since the run began; dropout is the part that no tensor shows."""
-    if not (checkpoint / "config.json").exists():
-        return
-    saved = read_json(checkpoint / "config.json")
-    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "attention_dropout"):
-        now = getattr(config, name, None)
-        if now is not None and name in saved and saved[name] != now:
-            raise ConfigError(
-                f"{checkpoint} was trained with --{name} {saved[name]}, not {now}.", f"Give --{name} {saved[name]}."
-            )
+def _precision(training: Mapping[str, Any]) -> str:
+    return "bf16" if training.get("bf16") else "fp16" if training.get("fp16") else "fp32"
 
 
 def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:

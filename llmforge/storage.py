@@ -30,7 +30,7 @@ _UNCLAIMED_SECONDS = 2.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable (a no-op where folders cannot be opened)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -38,6 +38,21 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file in `folder`, and `folder` itself, durable.
+
+    Raises:
+        OSError: The disk could not take them.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)
 
 
 @contextlib.contextmanager
@@ -63,7 +78,7 @@ def new_file(target: Path | str) -> Iterator[Path]:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
     except OSError as error:
         if not placing and error.errno not in _NO_ROOM:
             raise
@@ -216,13 +231,7 @@ def new_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
         os.chmod(staging, 0o777 & ~_umask())
         yield staging  # an error of the caller's own reading passes through, unless the disk is full
         placing = True
-        for path in staging.rglob("*"):
-            if path.is_file():
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-            else:
-                _sync_folder(path)
-        _sync_folder(staging)
+        sync_tree(staging)
         if replace or not target.exists() or not any(target.iterdir()):
             _put_in_place(staging, target)
     except OSError as error:
@@ -250,7 +259,7 @@ def _put_in_place(staging: Path, target: Path) -> None:
             os.replace(old, target)
         raise
     finally:
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         shutil.rmtree(trash, ignore_errors=True)
 
 

@@ -1,8 +1,8 @@
 """What makes a folder a committed checkpoint: ``manifest.json``, with the size and SHA-256 of every file.
 
-The manifest is written last, into a folder that nobody reads yet, and the folder then renamed into
-place: where there is one, every file is there. Nothing here imports torch, and nothing in a checkpoint
-is loaded to find out whether it is sound.
+It has a checksum of itself, too. It is written last, into a folder that nobody reads yet, and the folder
+then renamed into place: where there is one, every file is there. Nothing here imports torch, and nothing
+in a checkpoint is loaded to find out whether it is sound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
 from llmforge.errors import CheckpointError
-from llmforge.storage import write_json
+from llmforge.storage import write_text
 
 MANIFEST = "manifest.json"
 METADATA = "metadata.json"
@@ -85,7 +85,8 @@ def write_manifest(folder: Path, run_id: str, step: int) -> Manifest:
     """
     files = {name: FileEntry(path.stat().st_size, _hash(path)) for name, path in _files(folder) if name != MANIFEST}
     entries = {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in files.items()}
-    write_json(folder / MANIFEST, {"format": _FORMAT, "run_id": run_id, "step": step, "files": entries})
+    value = {"format": _FORMAT, "run_id": run_id, "step": step, "files": entries}
+    write_text(folder / MANIFEST, _text(value | {"checksum": _checksum(value)}))
     return Manifest(run_id, step, files)
 
 
@@ -101,7 +102,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"it is larger than {_MOST_BYTES} bytes")
-        return _parse(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique))
+        text = path.read_text(encoding="utf-8")
+        return _parse(json.loads(text, object_pairs_hook=_unique), text)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
 
@@ -163,7 +165,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _parse(value: Any) -> Manifest:
+def _text(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    """Of the manifest itself: what else would tell that a bit of its run id has flipped?"""
+    return hashlib.sha256(_text({name: item for name, item in value.items() if name != "checksum"}).encode()).hexdigest()
+
+
+def _parse(value: Any, text: str) -> Manifest:
     """A `Manifest` from JSON; raises ValueError saying what it is not."""
     if not isinstance(value, dict) or not isinstance(value.get("files"), dict):
         raise ValueError("it lists no files")
@@ -181,6 +192,8 @@ def _parse(value: Any) -> Manifest:
         files[name] = FileEntry(size, digest)
     if len({name.casefold() for name in files}) != len(files):
         raise ValueError("two names differ in case only")
+    if text != _text(value) or value.get("checksum") != _checksum(value):
+        raise ValueError("it is not as it was written")
     return Manifest(run_id, step, files)
 
 

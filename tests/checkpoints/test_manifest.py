@@ -169,6 +169,16 @@ def test_what_is_no_manifest_is_refused(checkpoint, changes):
         read_manifest(checkpoint)
 
 
+def test_a_bit_of_the_manifest_itself_is_found(checkpoint):
+    """Of the run id too, which no file tells; and the line end that was cut off."""
+    content = (checkpoint / MANIFEST).read_bytes()
+    for place in range(len(content)):
+        (checkpoint / MANIFEST).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert verify(checkpoint, deep=False), (place, content[max(place - 10, 0) : place + 10])
+    (checkpoint / MANIFEST).write_bytes(content[:-1])
+    assert len(verify(checkpoint)) == 1
+
+
 @pytest.mark.parametrize("text", ["[]", "7", '{"format": 1, "format": 1}', "[" * 100_000, "\xff"])
 def test_json_of_another_kind_is_refused(checkpoint, text):
     (checkpoint / MANIFEST).write_bytes(text.encode("latin-1"))
