@@ -55,6 +55,12 @@ class TrainingDiverged(LlmforgeError):
     exit_code = 6
 
 
+class CheckFailed(LlmforgeError):
+    """A check found something wrong; it did its work, and no file of its own is at fault."""
+
+    exit_code = 7
+
+
 #: Exit code of a run that was interrupted and can be started again with ``--resume``.
 EXIT_PREEMPTED = 75
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmforge.callbacks.tracker import close_trackers
 from llmforge.checkpoints.drift import differences, refuse_drift, training_settings
+from llmforge.checkpoints.manifest import list_checkpoints
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.run import PretrainConfig
 from llmforge.configs.training import ForgeTrainingArguments
@@ -129,7 +130,9 @@ def _close(run: RunFolder, code: int, reason: str, heard: bool = False, step: in
     """
     try:
         steps = [line["step"] for line in read_json_lines(run.path / METRICS) if "step" in line]
-        run.write_exit(code, reason, step if step is not None else steps[-1] if steps else None, heard)
+        committed = list_checkpoints(run.path)
+        newest = committed[-1].name if committed else None
+        run.write_exit(code, reason, step if step is not None else steps[-1] if steps else None, heard, newest)
     except (OSError, LlmforgeError) as error:
         if code == 0:
             raise

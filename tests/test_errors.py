@@ -14,6 +14,7 @@ EXIT_CODES = {
     "CheckpointError": 4,
     "StorageError": 5,
     "TrainingDiverged": 6,
+    "CheckFailed": 7,
     "Preempted": 75,
 }
 

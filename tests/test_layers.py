@@ -51,6 +51,8 @@ ORDER: list[set[str]] = [
         "parts restore",
         "writer",
         "sync",
+        "summary compare",
+        "render",
         "inspect",
     ),
     {"tasks"},

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmforge.errors import EXIT_PREEMPTED, LlmforgeError
 from llmforge.runtime.launch import rank
+from llmforge.runtime.logs import printable
 from llmforge.runtime.signals import stop_signals
 
 
@@ -31,7 +32,7 @@ def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str]
             raise
         if not error.relayed:
             who = f" (process {rank()})" if rank() else ""
-            print(f"{'interrupted' if stopped else 'error'}{who}: {error}", file=sys.stderr)
+            print(f"{'interrupted' if stopped else 'error'}{who}: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
         if debug and not error.args:  # by Ctrl-C, where no signal handler is

@@ -298,7 +298,7 @@ TORCHRUN = [str(Path(sys.executable).with_name("torchrun"))]
 @pytest.mark.parametrize(
     ("launcher", "number"),
     [
-        ([*TORCHRUN, *shlex.split("--nproc-per-node 2 --master-port 0")], signal.SIGTERM),
+        ([*TORCHRUN, *shlex.split("--nproc-per-node 2 --standalone")], signal.SIGTERM),
         ([*ACCELERATE, *shlex.split("--multi_gpu --num_processes 2 --main_process_port 0 --num_machines 1")], signal.SIGTERM),
         ([*ACCELERATE, *shlex.split("--num_processes 1 --cpu")], signal.SIGTERM),
         ([*ACCELERATE, *shlex.split("--num_processes 1 --cpu")], signal.SIGKILL),
@@ -330,7 +330,7 @@ def test_mode_16_under_a_launcher(launcher, number):
 @pytest.mark.slow
 def test_mode_16_one_of_two_processes_is_asked():
     """Both stop at the same step, with one checkpoint."""
-    process = launched(*TORCHRUN, *shlex.split("--nproc-per-node 2 --master-port 0"))
+    process = launched(*TORCHRUN, *shlex.split("--nproc-per-node 2 --standalone"))
     try:
         until_trained(process)
         ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
