@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from llmforge.callbacks.forge_callback import ForgeCallback
-from llmforge.errors import Preempted
+from llmforge.errors import Preempted, StorageError
 from llmforge.runtime.launch import rank
 from llmforge.runtime.logs import logger
 from llmforge.runtime.signals import stop_signals
@@ -88,6 +88,12 @@ class StopOnSignal(ForgeCallback):
     def _leave(self, args: TrainingArguments, state: TrainerState) -> NoReturn:
         when = f"after step {state.global_step}" if state.global_step else "before the first step"
         by = f" by {stop_signals.asked}" if stop_signals.asked else ""
+        try:
+            self.trainer.checkpoints.settle()  # in all processes, so that the end is told as it is
+        except StorageError as failure:
+            logger.warning("%s", failure)
+        if args.save_strategy != SaveStrategy.NO and state.global_step and not self.trainer.checkpoints.has(state.global_step):
+            when += ", of which there is no checkpoint"
         error = Preempted(f"Stopped{by} {when}.", f"Go on with --output_dir {args.output_dir} --resume.", state.global_step)
         error.relayed = rank() != 0  # all of them stop, and one tells
         raise error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,6 +39,9 @@ def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str]
         if debug and not error.args:  # by Ctrl-C, where no signal handler is
             raise
         print(f"interrupted by {error}" if error.args else "interrupted", file=sys.stderr)
+        if stop_signals.insisted:  # no more waiting, for a checkpoint that is being written, say: it was never committed
+            sys.stdout.flush()
+            os._exit(EXIT_PREEMPTED)
         return EXIT_PREEMPTED
     except BrokenPipeError:
         sys.stderr.close()

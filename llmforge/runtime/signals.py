@@ -32,10 +32,12 @@ class StopSignals:
 
     Attributes:
         deferred: Whether a request is only noted. Otherwise the handler raises KeyboardInterrupt.
+        insisted: Whether Ctrl-C was pressed a second time: nothing is waited for any more.
     """
 
     def __init__(self) -> None:
         self.deferred = False
+        self.insisted = False
         self._reason: str | None = None
         self._pressed: float | None = None  # when Ctrl-C was first
         self._parent_lost = False
@@ -57,7 +59,8 @@ class StopSignals:
             yield
             return
         self._depth, self._pid = 1, os.getpid()
-        self._reason, self._pressed, self._parent_lost, self.deferred = None, None, False, False
+        self._reason, self._pressed, self._parent_lost = None, None, False
+        self.deferred, self.insisted = False, False
         before = {number: signal.getsignal(number) for name in _NAMES if (number := getattr(signal, name, None)) is not None}
         end = threading.Event()
         try:
@@ -84,11 +87,10 @@ class StopSignals:
         now, first = time.monotonic(), self._reason is None
         if first:
             self._reason = "a dead launcher" if self._parent_lost else "Ctrl-C" if number == signal.SIGINT else _name(number)
-        insists = False
         if number == signal.SIGINT:
-            insists = self._pressed is not None and now - self._pressed >= _SECOND_PRESS_SECONDS
-            self._pressed = now if self._pressed is None or insists else self._pressed
-        if insists or (first and not self.deferred):
+            self.insisted = self._pressed is not None and now - self._pressed >= _SECOND_PRESS_SECONDS
+            self._pressed = now if self._pressed is None else self._pressed
+        if (number == signal.SIGINT and self.insisted) or (first and not self.deferred):
             raise KeyboardInterrupt(self._reason)
         if first and number == signal.SIGINT and rank() == 0:
             with contextlib.suppress(OSError):

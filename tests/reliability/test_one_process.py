@@ -40,6 +40,7 @@ def run_held_in_training(corpus: Path, *arguments: str) -> int:
 def test_mode_07_a_second_process_is_refused_and_touches_nothing(resume, corpus, start):
     first = start(lambda: run_held_in_training(corpus, "--save_steps", "1"), "first")
     first.until("training")
+    first.until("run/checkpoint-2/manifest.json")  # which is written meanwhile
     before = contents(Path("run"))
     second = start(lambda: pretrain("--corpus", str(corpus), "--output_dir", "run", *["--resume"] * resume), "second")
     assert second.wait(5) == 2
@@ -55,6 +56,7 @@ def test_mode_07_a_killed_holder_is_recovered(corpus, start):
     """With two loader workers, which live on for a while."""
     first = start(lambda: run_held_in_training(corpus, "--save_steps", "1", "--dataloader_num_workers", "2"), "first")
     first.until("training")
+    first.until("run/checkpoint-2/manifest.json")
     first.signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
     assert holder("run") is None

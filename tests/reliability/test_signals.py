@@ -16,6 +16,8 @@ from child_runs import TINY, hold, pretrain
 from helpers import ROOT
 
 from llmforge.callbacks import stop
+from llmforge.checkpoints import commit
+from llmforge.checkpoints.manifest import verify
 from llmforge.runtime.signals import StopSignals, stop_signals
 from llmforge.storage import read_json, read_json_lines
 from llmforge.trainer import ForgeTrainer
@@ -29,7 +31,7 @@ def held_run(corpus, where: str, *arguments: str) -> int:
     third = {
         "step": ("training_step", lambda self, *_: self.state.global_step == 2),
         "evaluation": ("prediction_step", lambda self, *_: self.is_in_train and self.state.global_step == 3),
-        "saving": ("_save_optimizer_and_scheduler", lambda self, *_: self.state.global_step == 3),
+        "saving": ("_save_checkpoint", lambda self, *_: self.state.global_step == 3),
         "finishing": ("predict", lambda self, *_: True),
         "first": ("create_optimizer", lambda self, *_: True),
         "begin": ("_prepare_for_training", lambda self, *_: True),
@@ -59,6 +61,7 @@ def assert_untorn(start, step: int, *arguments: str) -> None:
     assert f"resuming from checkpoint-{step}" in again.text()
     steps = [line["step"] for line in read_json_lines("run/metrics.jsonl") if "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in read_json_lines("run/metrics.jsonl") if "eval_loss" in line] == [3, 6]
 
 
 CORPUS: list = []
@@ -87,6 +90,38 @@ def test_mode_16_sigterm_commits_a_checkpoint_and_ends_with_75(where, step, corp
         assert [line for line in lines if "eval_loss" in line] == [], "half an evaluation"
     if step:
         assert_untorn(start, step)
+
+
+def committing(corpus) -> int:
+    """A run whose first checkpoint takes its time, in the background."""
+    commit.commit = hold(commit.commit, "committing")
+    return held_run(corpus, "finishing", "--save_steps", "1", "--eval_steps", "1")
+
+
+def test_mode_16_while_a_checkpoint_is_being_committed(corpus, start):
+    """It is committed, and so is the one of the step that the run stops at."""
+    child = start(lambda: committing(corpus))
+    child.until("committing")
+    child.signal(signal.SIGTERM)
+    time.sleep(0.3)
+    go_on("committing")
+    assert child.wait(GRACE) == 75, child.text()
+    step = read_json("run/exit.json")["step"]
+    ended(step, f"checkpoint-{step}")
+    assert verify(Path(f"run/checkpoint-{step}")) == verify(Path("run/checkpoint-1")) == []
+
+
+def test_mode_16_a_second_ctrl_c_does_not_wait_for_a_commit(corpus, start):
+    child = start(lambda: committing(corpus))
+    child.until("committing")
+    child.signal(signal.SIGINT)
+    time.sleep(2.1)
+    assert child.poll() is None
+    child.signal(signal.SIGINT)
+    assert child.wait(GRACE) == 75, child.text()
+    assert child.seconds < 5
+    ended(read_json("run/exit.json")["step"], None, "Ctrl-C")
+    assert list(Path("run").glob("checkpoint-*")) == []
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGUSR1, "SIGUSR1")])
