@@ -207,6 +207,11 @@ class CheckpointWriter:
             *(step, self._failures, MOST_FAILURES, reason),
         )
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is being written in the background, by this process."""
+        return self._thread is not None and self._thread.is_alive()
+
     def wait(self) -> None:
         """Wait till what is being written is committed or has failed; in this process only, and without a judgement."""
         if self._thread is not None:

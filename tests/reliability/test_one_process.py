@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from child_runs import hold, pretrain
+from reliability.child_runs import hold, pretrain
 
 from llmforge.errors import ConfigError, StorageError
 from llmforge.runtime import run_lock

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from child_runs import TINY, hold, pretrain
 from helpers import ROOT
+from reliability.child_runs import TINY, hold, pretrain
 
 from llmforge.callbacks import stop
 from llmforge.checkpoints import commit
