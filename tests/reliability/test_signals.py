@@ -10,14 +10,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers import ROOT
 from reliability.child_runs import TINY, hold, pretrain
+from transformers import TrainerControl
 
 from llmforge.callbacks import stop
 from llmforge.checkpoints import commit
 from llmforge.checkpoints.manifest import verify
+from llmforge.errors import Preempted
 from llmforge.runtime.signals import StopSignals, stop_signals
 from llmforge.storage import read_json, read_json_lines
 from llmforge.trainer import ForgeTrainer
@@ -255,7 +258,6 @@ def test_ignored_signals_stay_ignored_and_a_used_sigusr1_keeps_its_use():
 
 def test_a_notebook_and_a_thread_keep_their_interrupts(monkeypatch):
     import threading
-    from types import SimpleNamespace
 
     signals, before = StopSignals(), signal.getsignal(signal.SIGINT)
     seen = []
@@ -270,6 +272,47 @@ def test_a_notebook_and_a_thread_keep_their_interrupts(monkeypatch):
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: object()))
     look()
     assert seen == [before, before]
+
+
+def callback_of(step: int) -> tuple[stop.StopOnSignal, tuple]:
+    """A `StopOnSignal` on a made-up trainer, and what its hooks take."""
+    checkpoints = SimpleNamespace(settle=lambda: None, has=lambda step: True)
+    callback = stop.StopOnSignal()
+    callback.attach(SimpleNamespace(checkpoints=checkpoints, is_in_train=True))
+    args = SimpleNamespace(world_size=1, save_strategy="steps", output_dir="run")
+    return callback, (args, SimpleNamespace(global_step=step), TrainerControl())
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """This process was asked to stop, which nobody has heard yet."""
+    monkeypatch.setattr(stop_signals, "_reason", "SIGTERM")
+    monkeypatch.setattr(stop_signals, "deferred", False)
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize(("step", "when"), [(0, "before the first step"), (7, "after step 7")])
+def test_a_training_that_is_stopped_already_does_not_begin(step, when):
+    callback, hook = callback_of(step)
+    with pytest.raises(Preempted, match=rf"Stopped by SIGTERM {when}\. Go on with --output_dir run --resume"):
+        callback.on_train_begin(*hook)
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_checkpoint_is_saved_before_the_training_is_told_to_stop():
+    """What stands in `control` is saved in the checkpoint: one that says stop would not be gone on with."""
+    callback, hook = callback_of(0)
+    stop_signals._reason = None
+    callback.on_train_begin(*hook)
+    stop_signals._reason = "SIGTERM"
+    hook[1].global_step = 1
+    hook[2].should_evaluate = True
+    callback.on_step_end(*hook)
+    assert (hook[2].should_save, hook[2].should_evaluate, hook[2].should_training_stop) == (True, False, False)
+    callback.on_save(*hook)
+    assert hook[2].should_training_stop
+    with pytest.raises(Preempted):
+        callback.on_epoch_end(*hook)
 
 
 def test_stocks_own_way_of_stopping_is_refused():
