@@ -2,7 +2,7 @@
 
 How long a run takes to stop: from SIGTERM to the commit of its checkpoint, and to the end of its process.
 `llmforge pretrain` runs in a process of its own on a made-up corpus and is asked at a random moment (seed 0)
-once it trains, as a scheduler would. gpt2-124m takes rows of 128 tokens, some 5 GB of memory and 4 GB of disk.
+once it trains, as a scheduler would. Rows are of 32 tokens. gpt2-124m takes some 5 GB of memory and 4 GB of disk.
 
 - committed: till the checkpoint that the exit record names is in place
 - recorded: till its exit record is written
@@ -32,9 +32,9 @@ from llmforge.checkpoints.manifest import MANIFEST
 #: Flags of the model, and the words of its corpus, enough for as many entries of a vocabulary.
 PRESETS = {
     "tiny": ("--preset gpt2-10m --n_layer 2 --n_embd 64 --n_head 2 --vocab_size 400", 400),
-    "gpt2-124m": ("--preset gpt2-124m --vocab_size 50257", 60_000),
+    "gpt2-124m": ("--preset gpt2-124m --vocab_size 50257 --optim adamw_torch_fused", 60_000),
 }
-QUIET = "--block_size 128 --per_device_train_batch_size 1 --max_steps 1000000 --save_steps 1000000 --eval_strategy no".split()
+QUIET = "--block_size 32 --per_device_train_batch_size 1 --max_steps 1000000 --save_steps 1000000 --eval_strategy no".split()
 QUIET += "--logging_steps 1 --report_to none --disable_tqdm".split()
 #: SIGTERM comes at most so long after the third step.
 SPREAD = 2.0

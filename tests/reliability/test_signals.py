@@ -115,7 +115,14 @@ def test_mode_16_while_a_checkpoint_is_being_committed(corpus, start):
 
 
 def test_mode_16_a_second_ctrl_c_does_not_wait_for_a_commit(corpus, start):
-    child = start(lambda: committing(corpus))
+    """Nor does the process: Python, at its end, would wait for the thread that writes."""
+
+    def run() -> int:
+        code = committing(corpus)
+        Path("returned").touch()
+        return code
+
+    child = start(run)
     child.until("committing")
     child.signal(signal.SIGINT)
     time.sleep(2.1)
@@ -123,6 +130,7 @@ def test_mode_16_a_second_ctrl_c_does_not_wait_for_a_commit(corpus, start):
     child.signal(signal.SIGINT)
     assert child.wait(GRACE) == 75, child.text()
     assert child.seconds < 5
+    assert not Path("returned").exists()
     ended(read_json("run/exit.json")["step"], None, "Ctrl-C")
     assert list(Path("run").glob("checkpoint-*")) == []
 
