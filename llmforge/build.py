@@ -16,6 +16,7 @@ from llmforge.callbacks.loss_plot import LossPlot
 from llmforge.callbacks.progress import Progress
 from llmforge.callbacks.run_log import RunLog
 from llmforge.callbacks.samples import Samples
+from llmforge.callbacks.stop import StopOnSignal
 from llmforge.callbacks.throughput import Throughput
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.generation import GenerationArguments
@@ -103,7 +104,7 @@ def build_trainer(
         eval_dataset=validation,
         processing_class=data.tokenizer,
         data_collator=PackedCollator(),
-        callbacks=[*extra, *callbacks],
+        callbacks=[*extra, *callbacks, StopOnSignal()],
         saving=saving,
     )
     if trainer.pop_callback(ProgressCallback) is not None:

@@ -19,6 +19,7 @@ from llmforge.checkpoints.resume import loading
 from llmforge.checkpoints.writer import CheckpointWriter
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.errors import CheckpointError
+from llmforge.runtime.signals import stop_signals
 
 #: At run time `ForgeTrainer` stays the only subclass of Trainer.
 _Trainer = Trainer if TYPE_CHECKING else object
@@ -34,7 +35,7 @@ class Checkpointing(_Trainer):  # type: ignore[misc, valid-type]
         """Extends `Trainer.train`: a checkpoint is verified before anything of it is loaded.
 
         True means the newest sound one, where stock goes by names; and however training ends, a checkpoint
-        that is still being written is awaited.
+        that is still being written is awaited, unless a second Ctrl-C says that nothing is.
 
         Raises:
             CheckpointError: The one given, or all there are, cannot be used.
@@ -42,7 +43,8 @@ class Checkpointing(_Trainer):  # type: ignore[misc, valid-type]
         try:
             return super().train(self.checkpoints.choose(resume_from_checkpoint), *args, **kwargs)
         finally:
-            self.checkpoints.wait()
+            if not stop_signals.insisted:
+                self.checkpoints.wait()
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Extends `Trainer._init_training_state`: the best checkpoint is the one of its step in this run's folder.

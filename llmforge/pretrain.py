@@ -41,6 +41,7 @@ from llmforge.runtime.launch import (
 from llmforge.runtime.logs import logger, set_up_logging
 from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.run_folder import refuse_used_folder
+from llmforge.runtime.run_lock import refuse_running
 from llmforge.runtime.trackers import check_trackers
 
 
@@ -124,7 +125,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
         if named_folder:
             folder = Path(config.training.output_dir or ".")
             # Asked once for all processes, on the first machine: it may have begun to write when another one asks.
-            rank_zero_first()(lambda: refuse_used_folder(folder) if on_first_machine() else None)
+            rank_zero_first()(lambda: _refuse_taken_folder(folder) if on_first_machine() else None)
         elif world_size() > local_world_size():
             raise ConfigError(
                 "Several machines need one run folder, and none is given.",
@@ -137,9 +138,16 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
         if resume == "newest" or not Path(resume).is_dir():
             raise ConfigError(f"--resume {resume} does not say which run.", "Give --output_dir with the run's folder.")
         config.training.output_dir = str(Path(resume).resolve().parent)
+    folder = Path(config.training.output_dir or ".")
+    rank_zero_first()(lambda: refuse_running(folder) if on_first_machine() else None)
     # A look at names and sizes, so that what is plainly wrong is told before data is prepared; `open_run` reads the files.
     settings, scaler = config.checkpoint, config.training.fp16
-    find_checkpoint(Path(config.training.output_dir or "."), resume, False, settings.allow_fresh_optimizer, scaler)
+    find_checkpoint(folder, resume, False, settings.allow_fresh_optimizer, scaler)
+
+
+def _refuse_taken_folder(folder: Path) -> None:
+    refuse_running(folder)
+    refuse_used_folder(folder)
 
 
 def prepare_run(config: PretrainConfig) -> PreparedDataset:

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmforge.callbacks.tracker import close_trackers
 from llmforge.checkpoints.drift import differences, refuse_drift, training_settings
+from llmforge.checkpoints.manifest import list_checkpoints
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.run import PretrainConfig
 from llmforge.configs.training import ForgeTrainingArguments
@@ -20,7 +21,9 @@ from llmforge.models import build_config, count_hidden, count_parameters, embedd
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_rank, local_world_size, rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
-from llmforge.runtime.run_folder import METRICS, RUN_RECORD, RUNS_ROOT, RunFolder, reserve
+from llmforge.runtime.run_folder import METRICS, RUN_RECORD, RUNS_ROOT, RunFolder, refuse_used_folder, reserve
+from llmforge.runtime.run_lock import alone_in
+from llmforge.runtime.signals import stop_signals
 from llmforge.runtime.trackers import tracker_environment
 from llmforge.storage import is_disk_full, read_json, read_json_lines
 
@@ -43,21 +46,34 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
 
     Raises:
         CheckpointError: Nothing usable to resume from.
-        ConfigError: The run to resume was trained on other data, in another order, or is another model; out of
-            memory; a package is missing.
+        ConfigError: The run to resume was trained on other data, in another order, or is another model; another
+            process runs in the folder; out of memory; a package is missing.
         StorageError: The folder cannot be made or written, or the disk is full.
+        Preempted: The run was asked to stop (SIGTERM, Ctrl-C), and its checkpoint is saved.
     """
-    first = rank_zero_first()
     training = config.training
     if training.output_dir is None:
-        training.output_dir = first(lambda: str(reserve(config.name)))
+        training.output_dir = rank_zero_first()(lambda: str(reserve(config.name)))
     path = Path(training.output_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"--output_dir {path} cannot be made: {error.strerror}.", "Choose another folder.") from error
+
+    def check() -> None:
+        if not config.run.resume:  # another run may have begun, and ended, since the command line was checked
+            refuse_used_folder(path)
+
+    with stop_signals.installed(), alone_in(path, check), _recorded(config, data, path) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def _recorded(config: PretrainConfig, data: PreparedDataset, path: Path) -> Iterator[RunFolder]:
+    """The run with its records, from the start to any end."""
+    training = config.training
     # Read and hashed in one process of each machine, for all.
-    found = first(lambda: _find(path, config)) if config.run.resume else None
+    found = rank_zero_first()(lambda: _find(path, config)) if config.run.resume else None
     checkpoint = Path(found) if found else None
     run = RunFolder(path, is_main=rank() == 0, checkpoint=checkpoint)
     _refuse_drift(run, config, data)
@@ -82,20 +98,23 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
         with tracker_environment(training.report_to, run):
             yield run
     except BaseException as error:
+        stop_signals.deferred = True  # the record of the end is written to its end
         told = _explain(error, config)
         code = told.exit_code if told else EXIT_PREEMPTED if isinstance(error, KeyboardInterrupt) else 1
-        reason = str(told) if told else "interrupted" if isinstance(error, KeyboardInterrupt) else repr(error)
-        _close(run, code, reason, heard=told is not None and not told.relayed)
+        by = f" by {error}" if error.args else ""
+        reason = str(told) if told else f"interrupted{by}" if isinstance(error, KeyboardInterrupt) else repr(error)
+        _close(run, code, reason, heard=told is not None and not told.relayed, step=getattr(told, "step", None))
         if isinstance(error, KeyboardInterrupt):
-            logger.warning("interrupted; go on with --output_dir %s --resume", path)
+            logger.warning("interrupted%s; go on with --output_dir %s --resume", by, path)
         if told is not None and told is not error:
             raise told from error
         raise
     else:
+        stop_signals.deferred = True  # it is finished
         _close(run, 0, "finished")
     finally:
         remove_log_file(handler)
-        first.clear()
+        rank_zero_first().clear()
 
 
 def _find(path: Path, config: PretrainConfig) -> str | None:
@@ -104,11 +123,16 @@ def _find(path: Path, config: PretrainConfig) -> str | None:
     return str(found) if found else None
 
 
-def _close(run: RunFolder, code: int, reason: str, heard: bool = False) -> None:
-    """Record how the run ended; what a process knows first-hand (`heard`) it records on any rank."""
+def _close(run: RunFolder, code: int, reason: str, heard: bool = False, step: int | None = None) -> None:
+    """Record how the run ended; what a process knows first-hand (`heard`) it records on any rank.
+
+    The step is the last one logged, where a better one is not known.
+    """
     try:
         steps = [line["step"] for line in read_json_lines(run.path / METRICS) if "step" in line]
-        run.write_exit(code, reason, steps[-1] if steps else None, heard)
+        committed = list_checkpoints(run.path)
+        newest = committed[-1].name if committed else None
+        run.write_exit(code, reason, step if step is not None else steps[-1] if steps else None, heard, newest)
     except (OSError, LlmforgeError) as error:
         if code == 0:
             raise

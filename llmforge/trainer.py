@@ -29,6 +29,7 @@ from llmforge.losses import install_losses
 from llmforge.models import compile_blocks
 from llmforge.optimizers import build_optimizer, decayed_names, making
 from llmforge.runtime.precision import apply_precision
+from llmforge.runtime.signals import outliving
 from llmforge.tokenization import from_pretrained_tokenizer
 
 
@@ -126,11 +127,13 @@ class ForgeTrainer(Checkpointing, Trainer):
         """Extends `Trainer._get_dataloader`: the loader of packed rows leaves the global random state to dropout.
 
         A loader draws a seed whenever it makes an iterator, which persistent workers do once and others
-        every epoch; a resumed run makes one more, and its dropout masks would be other ones.
+        every epoch; a resumed run makes one more, and its dropout masks would be other ones. Its workers outlive signals.
         """
         loader = super()._get_dataloader(dataset, *args, **kwargs)
+        inner = getattr(loader, "base_dataloader", loader)
         if isinstance(dataset, PackedRows):  # which have nothing random in them
-            getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
+            inner.generator = torch.Generator().manual_seed(self.args.seed)
+        inner.worker_init_fn = outliving(inner.worker_init_fn)
         return loader
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def test_commands_parse(line, capsys):
 
 def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.configs.checkpoint import CheckpointArguments
+    from llmforge.checkpoints import inspect
     from llmforge.configs.data import DataArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
@@ -74,6 +75,9 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.prepare import PrepareArguments
     from llmforge.tokenizer import TokenizerCommandArguments
 
+    if verb == "checkpoints":
+        inspect.parser().parse_args(words)
+        return
     classes = {
         "pretrain": [
             ModelArguments,

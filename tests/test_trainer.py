@@ -698,7 +698,7 @@ def stock_sources() -> dict[str, str]:
     from transformers.masking_utils import _preprocess_mask_arguments, create_causal_mask, find_packed_sequence_indices, sdpa_mask
     from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block, GPT2Model
     from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXAttention, GPTNeoXLayer, GPTNeoXModel
-    from transformers.trainer_callback import DefaultFlowCallback
+    from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
     overridden = [
         name
@@ -732,6 +732,8 @@ def stock_sources() -> dict[str, str]:
         "BatchSamplerShard": BatchSamplerShard,
         "TrainerState.save_to_json": transformers.TrainerState.save_to_json,
         "DefaultFlowCallback": DefaultFlowCallback,
+        "CallbackHandler.on_save": CallbackHandler.on_save,
+        "CallbackHandler.on_train_begin": CallbackHandler.on_train_begin,
         "PreTrainedModel.save_pretrained": transformers.PreTrainedModel.save_pretrained,
         "GPT2LMHeadModel.forward": GPT2LMHeadModel.forward,
         "GPTNeoXForCausalLM.forward": transformers.GPTNeoXForCausalLM.forward,
