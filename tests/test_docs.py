@@ -63,8 +63,8 @@ def test_commands_parse(line, capsys):
 
 
 def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
-    from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.checkpoints import inspect
+    from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
