@@ -44,7 +44,7 @@ class Checkpointing(_Trainer):  # type: ignore[misc, valid-type]
             return super().train(self.checkpoints.choose(resume_from_checkpoint), *args, **kwargs)
         finally:
             if not stop_signals.insisted:
-                self.checkpoints.wait()
+                self.checkpoints.close()
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """Extends `Trainer._init_training_state`: the best checkpoint is the one of its step in this run's folder.

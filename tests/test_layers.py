@@ -75,7 +75,7 @@ ORDER: list[set[str]] = [
         "checkpoints",
         "manifest",
         "commit",
-        "retention metadata snapshot resume drift",
+        "retention metadata snapshot resume drift agreement",
         "parts restore",
         "writer",
         "sync",

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
 from llmforge.checkpoints import commit, retention
+from llmforge.checkpoints.agreement import agree, outcome, refuse_several_folders, relayed, together
 from llmforge.checkpoints.manifest import METADATA, checkpoint_step, is_committed, read_manifest, verify
 from llmforge.checkpoints.metadata import describe_checkpoint
 from llmforge.checkpoints.parts import CheckpointParts
 from llmforge.checkpoints.resume import find_checkpoint, require_sound
 from llmforge.configs.checkpoint import CheckpointArguments
-from llmforge.errors import CheckpointError, ConfigError, LlmforgeError, StorageError
+from llmforge.errors import CheckpointError, StorageError
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import RUN_RECORD
-from llmforge.storage import is_disk_full, read_json
+from llmforge.storage import read_json
 
+#: Seconds that other processes wait for the first one's checkpoint when training ends by an error.
+PATIENCE = 60.0
 #: Saves that may fail one after the other, for want of room say, before training stops.
 MOST_FAILURES = 3
 
@@ -44,7 +47,7 @@ class CheckpointWriter:
     """
 
     def __init__(self, trainer: Any, settings: CheckpointArguments):
-        _refuse_what_is_not_one_folder(trainer)
+        refuse_several_folders(trainer)
         self.trainer = trainer
         self.settings = settings
         self.after_commit: list[Callable[[Path], None]] = []
@@ -116,7 +119,7 @@ class CheckpointWriter:
         except CheckpointError as error:
             failure = error
         if self._agree(int(failure is not None)):
-            raise failure or _relayed("a checkpoint was looked for")
+            raise failure or relayed("a checkpoint was looked for")
         if resume is True and found is None:
             logger.info("%s has no checkpoint: training starts from step 0", folder)
         return str(found) if resume is True and found else None if resume is True else str(resume)
@@ -187,16 +190,16 @@ class CheckpointWriter:
             return
         (step, *best), self._pending = self._pending, None
         failure, self._failure = self._failure, None
-        outcome = self._agree(0 if failure is None else 1 if _is_storage(failure) else 2)
-        if outcome == 0:
+        worst = self._agree(outcome(failure))
+        if worst == 0:
             self._failures, self._kept_best = 0, (best[0], best[1])
             return
         state = self.trainer.state
         if state.best_global_step == step:  # it is not there: the best is the one it was before
             state.best_global_step, state.best_metric = self._kept_best
             state.best_model_checkpoint = self.best_path()
-        if outcome == 2:
-            raise failure or _relayed(f"the checkpoint of step {step} was saved")
+        if worst == 2:
+            raise failure or relayed(f"the checkpoint of step {step} was saved")
         self._failures += 1
         reason = " ".join(str(failure or "another process could not write").split())
         if self._failures >= MOST_FAILURES:
@@ -219,6 +222,17 @@ class CheckpointWriter:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def close(self) -> None:
+        """Training has ended, however it did: what the first process is still writing is awaited in every process.
+
+        A launcher stops all of its processes when one of them ends.
+        """
+        self.wait()
+        if self._pending is not None and not self._is_main:
+            staging, limit = commit.staging_folder(self._folder(), self._pending[0]), time.monotonic() + PATIENCE
+            while staging.exists() and time.monotonic() < limit:
+                time.sleep(0.05)
 
     def _commit(self, staging: Path, later: list[Callable[[], None]]) -> Callable[[], None]:
         """What is left to do in the first process: to write what was put off, and to commit. It never raises."""
@@ -255,51 +269,9 @@ class CheckpointWriter:
                 return
         retention.prune(checkpoint.parent, self.trainer.args.save_total_limit, pinned)
 
-    def _together(self, work: Callable[[], Any]) -> bool:
-        """Do `work` in every process; whether it went well in all, as far as storage goes.
-
-        Raises:
-            Exception: What else `work` raised, here; in the other processes `LlmforgeError`.
-        """
-        failure: Exception | None = None
-        try:
-            work()
-        except Exception as error:
-            failure = error
-        outcome = self._agree(0 if failure is None else 1 if _is_storage(failure) else 2)
-        if outcome == 2:
-            raise failure if failure is not None and not _is_storage(failure) else _relayed("a checkpoint was saved")
-        self._failure = failure
-        return outcome == 0
-
     def _agree(self, value: int) -> int:
-        """The largest value that any process has; each waits here for the others."""
-        args = self.trainer.args
-        if args.world_size <= 1:
-            return value
-        tensor = torch.tensor(value, device=args.device)
-        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
-        return int(tensor)
+        return agree(self.trainer.args, value)
 
-
-def _refuse_what_is_not_one_folder(trainer: Any) -> None:
-    kind = str(trainer.accelerator.state.fsdp_plugin.state_dict_type) if trainer.is_fsdp_enabled else "FULL_STATE_DICT"
-    if "FULL_STATE_DICT" not in kind:
-        raise ConfigError(
-            f"FSDP with fsdp_state_dict_type {kind.rpartition('.')[2]}: a sharded state is in a format of its own that starts "
-            "with a pickle, and neither from_pretrained nor plain Trainer reads it.",
-            "Set fsdp_state_dict_type: FULL_STATE_DICT in the accelerate config.",
-        )
-    if trainer.args.save_on_each_node:
-        raise ConfigError("--save_on_each_node: a checkpoint is one folder.", "Leave it out, with --output_dir on a shared disk.")
-
-
-def _is_storage(error: Exception) -> bool:
-    """Whether it was the disk, or the file system, that failed: it may work again at the next checkpoint."""
-    return isinstance(error, (OSError, StorageError)) or is_disk_full(error)
-
-
-def _relayed(what: str) -> LlmforgeError:
-    error = LlmforgeError(f"Another process failed while {what}.")
-    error.relayed = True
-    return error
+    def _together(self, work: Callable[[], Any]) -> bool:
+        done, self._failure = together(self.trainer.args, work)
+        return done

@@ -9,6 +9,7 @@ import pickle
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from reliability.harness import STEPS, differing, go_on, training, weights
@@ -229,10 +230,6 @@ def test_an_evaluation_that_was_done_is_not_done_again(tokenizer, tmp_path):
 
 def test_mode_13_a_start_at_step_100_000_costs_what_it_costs_at_step_10(tokenizer, tmp_path):
     """With the history of so many steps, and so many rows passed over in the epoch; seconds from `train` to the first step."""
-    from datasets import concatenate_datasets
-
-    from llmforge.data.rows import PackedRows
-
     few = until(tmp_path / "few", tokenizer, 2)
     far = 100_000
     late = tmp_path / "many" / f"checkpoint-{far}"
@@ -257,11 +254,10 @@ def test_mode_13_a_start_at_step_100_000_costs_what_it_costs_at_step_10(tokenize
 
         trainer = training(tmp_path / "out", tokenizer, callbacks=[First()], save_strategy="no", max_steps=far + 5)
         rows = trainer.train_dataset
-        several = concatenate_datasets([rows.dataset] * (4 * far // len(rows) + 5))  # one epoch is longer than the run
-        trainer.train_dataset = PackedRows(several, rows.pad)
+        rows._chosen = np.arange(4 * far + 20) % len(rows)  # one epoch is longer than the run
         started = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(checkpoint))
         return begun[0] - started
 
     early = min(start(few) for _ in range(2))
-    assert min(start(late) for _ in range(2)) < early + 2
+    assert min(start(late) for _ in range(2)) < early + 1  # seen: a tenth of a second more

@@ -215,7 +215,7 @@ def test_mode_16_during_tokenizing_nothing_is_torn(corpus, own_cache, start):
     from llmforge.data import prepare
 
     def run() -> int:
-        prepare.pack = hold(prepare.pack, "packing")
+        prepare._write_splits = hold(prepare._write_splits, "packing")
         return pretrain("--corpus", str(corpus), "--output_dir", "run", "--max_steps", "1", "--eval_strategy", "no")
 
     child = start(run)
