@@ -12,7 +12,7 @@ CORPUS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pretrain-rocm corpus-given test test-slow check fmt docs bench clean
+.PHONY: help setup demo pretrain-rocm corpus-given test test-slow chaos check fmt docs bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,10 @@ test: setup ## run the whole test suite
 test-slow: setup ## run the longer sweeps too
 	$(BIN)/python -m pytest -n logical --dist worksteal -m ''
 
+chaos: setup ## kill trainings 500 times and go on with them, stock Trainer beside; an hour or less
+	PYTHONPATH=.:tests $(BIN)/python -m reliability.chaos
+	$(BIN)/python -m pytest -n logical --dist worksteal -m slow tests/reliability
+
 check: setup ## lint, format, types, layers and docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,6 +80,7 @@ bench: setup ## run the benchmarks that need no GPU, some ten minutes
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/attention.py --rounds 3
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/checkpoint.py --preset small
 	$(BIN)/python benchmarks/time_to_loss.py
 
 clean: ## remove the environment and caches of the tools; runs and prepared data stay

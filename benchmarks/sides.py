@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from llmforge import ForgeTrainer, ForgeTrainingArguments, PackedCollator, RunLog, Throughput, TokenizerArguments
+from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.tokenization import train_tokenizer
 
 RATE, DECAY, CLIP = 1e-3, 0.1, 1.0
@@ -78,7 +79,9 @@ def any_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
 
 
-def forge(model: PreTrainedModel, rows: Sequence[dict[str, Any]], folder: Path, **changes: Any) -> ForgeTrainer:
+def forge(
+    model: PreTrainedModel, rows: Sequence[dict[str, Any]], folder: Path, async_save: bool = True, **changes: Any
+) -> ForgeTrainer:
     """llmforge's trainer with the callbacks that every run has."""
     args = ForgeTrainingArguments(**arguments(folder, **changes))
     block = len(rows[0]["input_ids"])
@@ -89,6 +92,7 @@ def forge(model: PreTrainedModel, rows: Sequence[dict[str, Any]], folder: Path, 
         processing_class=any_tokenizer(folder),
         data_collator=PackedCollator(),
         callbacks=[Throughput(args.per_device_train_batch_size * block, block), RunLog(folder)],
+        saving=CheckpointArguments(async_save=async_save),
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
@@ -99,11 +103,12 @@ def stock(
     rows: Sequence[dict[str, Any]],
     folder: Path,
     collate: Callable[..., Any],
+    tokenizer: PreTrainedTokenizerBase | None = None,
     **changes: Any,
 ) -> Trainer:
     """Trainer as it comes."""
     args = TrainingArguments(**arguments(folder, remove_unused_columns=False, **changes))
-    trainer = Trainer(model=model, args=args, train_dataset=rows, data_collator=collate)
+    trainer = Trainer(model=model, args=args, train_dataset=rows, data_collator=collate, processing_class=tokenizer)
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 

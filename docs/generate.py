@@ -13,6 +13,7 @@ from pathlib import Path
 
 import llmforge
 from llmforge.cli import VERBS, usage
+from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
@@ -24,7 +25,7 @@ from llmforge.plan import list_presets
 
 REFERENCE = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->"
-CONFIGS = (ModelArguments, TokenizerArguments, DataArguments, RunArguments, GenerationArguments)
+CONFIGS = (ModelArguments, TokenizerArguments, DataArguments, RunArguments, CheckpointArguments, GenerationArguments)
 
 
 def cell(text: object) -> str:

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 #: Public name → module that holds it.
 _HOME = {
     "BitsPerByte": "metrics",
+    "CheckpointArguments": "configs.checkpoint",
     "CheckpointError": "errors",
     "ConfigError": "errors",
     "DataArguments": "configs.data",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from llmforge.callbacks.run_log import RunLog
     from llmforge.callbacks.samples import Samples
     from llmforge.callbacks.throughput import Throughput
+    from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments

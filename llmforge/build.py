@@ -16,7 +16,9 @@ from llmforge.callbacks.loss_plot import LossPlot
 from llmforge.callbacks.progress import Progress
 from llmforge.callbacks.run_log import RunLog
 from llmforge.callbacks.samples import Samples
+from llmforge.callbacks.stop import StopOnSignal
 from llmforge.callbacks.throughput import Throughput
+from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.run import RunArguments
 from llmforge.configs.training import EVALUATION_METRICS, ForgeTrainingArguments
@@ -42,6 +44,7 @@ def build_trainer(
     folder: Path | None = None,
     max_eval_samples: int | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    saving: CheckpointArguments | None = None,
 ) -> ForgeTrainer:
     """A trainer with everything a run wants: packed rows, evaluation, curves, samples, records.
 
@@ -55,6 +58,7 @@ def build_trainer(
         folder: Where ``metrics.jsonl``, plots and samples go; by default `args.output_dir`.
         max_eval_samples: Evaluate on so many rows only, evenly spread over the split.
         callbacks: More callbacks.
+        saving: How checkpoints are written.
 
     Raises:
         ConfigError: Early stopping or best-model keeping without validation data or by a metric that
@@ -100,7 +104,8 @@ def build_trainer(
         eval_dataset=validation,
         processing_class=data.tokenizer,
         data_collator=PackedCollator(),
-        callbacks=[*extra, *callbacks],
+        callbacks=[*extra, *callbacks, StopOnSignal()],
+        saving=saving,
     )
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(Progress)

@@ -17,13 +17,14 @@ VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("llmforge.prepare", "corpus to split, tokenized, packed dataset"),
     "plan": ("llmforge.plan", "list the model presets with their sizes"),
     "pretrain": ("llmforge.pretrain", "train a model from scratch"),
+    "checkpoints": ("llmforge.checkpoints.inspect", "list, view, compare, verify and prune the checkpoints of a run"),
 }
 
 
 def usage() -> str:
     """The text of ``llmforge --help``."""
     lines = ["usage: llmforge VERB …", "", "From a folder of your own text to a trained language model.", "", "verbs:"]
-    lines += [f"  {verb:<10} {text}" for verb, (_, text) in VERBS.items()]
+    lines += [f"  {verb:<11} {text}" for verb, (_, text) in VERBS.items()]
     lines += ["", "`llmforge VERB --help` lists a verb's flags; `--debug` shows tracebacks; `--version` names the version."]
     return "\n".join(lines)
 

@@ -56,10 +56,26 @@ class TrainingDiverged(LlmforgeError):
 
 
 class CheckFailed(LlmforgeError):
-    """A check did its work and found something wrong."""
+    """A check found something wrong; it did its work, and no file of its own is at fault."""
 
     exit_code = 7
 
 
 #: Exit code of a run that was interrupted and can be started again with ``--resume``.
 EXIT_PREEMPTED = 75
+
+
+class Preempted(LlmforgeError):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and did; no failure.
+
+    Args:
+        problem: By what and when.
+        remedy: How to go on.
+        step: Optimizer steps done.
+    """
+
+    exit_code = EXIT_PREEMPTED
+
+    def __init__(self, problem: str, remedy: str = "", step: int | None = None):
+        super().__init__(problem, remedy)
+        self.step = step

@@ -14,6 +14,7 @@ import transformers
 
 from llmforge.build import build_trainer, check_callbacks, without_validation
 from llmforge.checkpoints.resume import find_checkpoint
+from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
@@ -40,6 +41,7 @@ from llmforge.runtime.launch import (
 from llmforge.runtime.logs import logger, set_up_logging
 from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.run_folder import refuse_used_folder
+from llmforge.runtime.run_lock import refuse_running
 from llmforge.runtime.trackers import check_trackers
 
 
@@ -58,7 +60,8 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
     transformers.utils.logging.disable_progress_bar()  # the bars of loading and saving; Trainer's own stay
 
     script = Path(recipe) if recipe else None
-    classes = [ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments, GenerationArguments, RunArguments]
+    classes = [ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments]
+    classes += [CheckpointArguments, GenerationArguments, RunArguments]
     parser = ForgeParser(classes, dry_run=True, prog=f"python {script.name}" if script else "llmforge pretrain")
     folder = script.parent / "configs" / script.stem if script else None
     with deferred_process_group():
@@ -71,6 +74,7 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
         data=parsed.get(DataArguments),
         generation=parsed.get(GenerationArguments),
         run=parsed.get(RunArguments),
+        checkpoint=parsed.get(CheckpointArguments),
         name=f"{script.stem if script else 'pretrain'}-{parsed.config_path.stem if parsed.config_path else model.preset}",
         dry_run=parsed.dry_run,
     )
@@ -121,7 +125,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
         if named_folder:
             folder = Path(config.training.output_dir or ".")
             # Asked once for all processes, on the first machine: it may have begun to write when another one asks.
-            rank_zero_first()(lambda: refuse_used_folder(folder) if on_first_machine() else None)
+            rank_zero_first()(lambda: _refuse_taken_folder(folder) if on_first_machine() else None)
         elif world_size() > local_world_size():
             raise ConfigError(
                 "Several machines need one run folder, and none is given.",
@@ -134,7 +138,16 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
         if resume == "newest" or not Path(resume).is_dir():
             raise ConfigError(f"--resume {resume} does not say which run.", "Give --output_dir with the run's folder.")
         config.training.output_dir = str(Path(resume).resolve().parent)
-    find_checkpoint(Path(config.training.output_dir or "."), resume)
+    folder = Path(config.training.output_dir or ".")
+    rank_zero_first()(lambda: refuse_running(folder) if on_first_machine() else None)
+    # A look at names and sizes, so that what is plainly wrong is told before data is prepared; `open_run` reads the files.
+    settings, scaler = config.checkpoint, config.training.fp16
+    find_checkpoint(folder, resume, False, settings.allow_fresh_optimizer, scaler)
+
+
+def _refuse_taken_folder(folder: Path) -> None:
+    refuse_running(folder)
+    refuse_used_folder(folder)
 
 
 def prepare_run(config: PretrainConfig) -> PreparedDataset:
@@ -171,7 +184,8 @@ def pretrain_model(config: PretrainConfig) -> RunResult:
     with open_run(config, data) as run:
         model = build_model(config.model, data.tokenizer, data.block_size, seed=config.training.seed)
         trainer = build_trainer(
-            model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples
+            *(model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples),
+            *((), config.checkpoint),
         )
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         return finish(trainer, run, config, data)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmforge.callbacks.tracker import close_trackers
+from llmforge.checkpoints.drift import differences, refuse_drift, training_settings
+from llmforge.checkpoints.manifest import list_checkpoints
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.run import PretrainConfig
 from llmforge.configs.training import ForgeTrainingArguments
@@ -19,7 +21,9 @@ from llmforge.models import build_config, count_hidden, count_parameters, embedd
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_rank, local_world_size, rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
-from llmforge.runtime.run_folder import METRICS, RUN_RECORD, RUNS_ROOT, RunFolder, reserve
+from llmforge.runtime.run_folder import METRICS, RUN_RECORD, RUNS_ROOT, RunFolder, refuse_used_folder, reserve
+from llmforge.runtime.run_lock import alone_in
+from llmforge.runtime.signals import stop_signals
 from llmforge.runtime.trackers import tracker_environment
 from llmforge.storage import is_disk_full, read_json, read_json_lines
 
@@ -42,20 +46,35 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
 
     Raises:
         CheckpointError: Nothing usable to resume from.
-        ConfigError: The run to resume was trained on other data, in another order, or is another model; out of
-            memory; a package is missing.
+        ConfigError: The run to resume was trained on other data, in another order, or is another model; another
+            process runs in the folder; out of memory; a package is missing.
         StorageError: The folder cannot be made or written, or the disk is full.
+        Preempted: The run was asked to stop (SIGTERM, Ctrl-C), and its checkpoint is saved.
     """
-    first = rank_zero_first()
     training = config.training
     if training.output_dir is None:
-        training.output_dir = first(lambda: str(reserve(config.name)))
+        training.output_dir = rank_zero_first()(lambda: str(reserve(config.name)))
     path = Path(training.output_dir)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"--output_dir {path} cannot be made: {error.strerror}.", "Choose another folder.") from error
-    checkpoint = find_checkpoint(path, config.run.resume) if config.run.resume else None
+
+    def check() -> None:
+        if not config.run.resume:  # another run may have begun, and ended, since the command line was checked
+            refuse_used_folder(path)
+
+    with stop_signals.installed(), alone_in(path, check), _recorded(config, data, path) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def _recorded(config: PretrainConfig, data: PreparedDataset, path: Path) -> Iterator[RunFolder]:
+    """The run with its records, from the start to any end."""
+    training = config.training
+    # Read and hashed in one process of each machine, for all.
+    found = rank_zero_first()(lambda: _find(path, config)) if config.run.resume else None
+    checkpoint = Path(found) if found else None
     run = RunFolder(path, is_main=rank() == 0, checkpoint=checkpoint)
     _refuse_drift(run, config, data)
     training.run_name = training.run_name or path.name
@@ -79,27 +98,41 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
         with tracker_environment(training.report_to, run):
             yield run
     except BaseException as error:
+        stop_signals.deferred = True  # the record of the end is written to its end
         told = _explain(error, config)
         code = told.exit_code if told else EXIT_PREEMPTED if isinstance(error, KeyboardInterrupt) else 1
-        reason = str(told) if told else "interrupted" if isinstance(error, KeyboardInterrupt) else repr(error)
-        _close(run, code, reason, heard=told is not None and not told.relayed)
+        by = f" by {error}" if error.args else ""
+        reason = str(told) if told else f"interrupted{by}" if isinstance(error, KeyboardInterrupt) else repr(error)
+        _close(run, code, reason, heard=told is not None and not told.relayed, step=getattr(told, "step", None))
         if isinstance(error, KeyboardInterrupt):
-            logger.warning("interrupted; go on with --output_dir %s --resume", path)
+            logger.warning("interrupted%s; go on with --output_dir %s --resume", by, path)
         if told is not None and told is not error:
             raise told from error
         raise
     else:
+        stop_signals.deferred = True  # it is finished
         _close(run, 0, "finished")
     finally:
         remove_log_file(handler)
-        first.clear()
+        rank_zero_first().clear()
 
 
-def _close(run: RunFolder, code: int, reason: str, heard: bool = False) -> None:
-    """Record how the run ended; what a process knows first-hand (`heard`) it records on any rank."""
+def _find(path: Path, config: PretrainConfig) -> str | None:
+    settings, which = config.checkpoint, config.run.resume or "newest"
+    found = find_checkpoint(path, which, True, settings.allow_fresh_optimizer, config.training.fp16)
+    return str(found) if found else None
+
+
+def _close(run: RunFolder, code: int, reason: str, heard: bool = False, step: int | None = None) -> None:
+    """Record how the run ended; what a process knows first-hand (`heard`) it records on any rank.
+
+    The step is the last one logged, where a better one is not known.
+    """
     try:
         steps = [line["step"] for line in read_json_lines(run.path / METRICS) if "step" in line]
-        run.write_exit(code, reason, steps[-1] if steps else None, heard)
+        committed = list_checkpoints(run.path)
+        newest = committed[-1].name if committed else None
+        run.write_exit(code, reason, step if step is not None else steps[-1] if steps else None, heard, newest)
     except (OSError, LlmforgeError) as error:
         if code == 0:
             raise
@@ -125,58 +158,40 @@ def _explain(error: BaseException, config: PretrainConfig) -> LlmforgeError | No
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:
-    parts = {name: asdict(getattr(config, name)) for name in ("model", "tokenizer", "data", "generation", "run")}
+    parts = {name: asdict(getattr(config, name)) for name in ("model", "tokenizer", "data", "generation", "run", "checkpoint")}
     return {**parts, "training": config.training.to_dict()}
 
 
 def _refuse_drift(run: RunFolder, config: PretrainConfig, data: PreparedDataset) -> None:
-    """A resumed run must be the same model on the same rows in the same order."""
+    """What differs from the interrupted run must have been named to be accepted."""
     if run.checkpoint is None:
         return
     # A checkpoint of another run may be gone on with in a new folder.
     known = next((place / RUN_RECORD for place in (run.checkpoint.parent, run.path) if (place / RUN_RECORD).exists()), None)
     if known is None:
         return
-    record = read_json(known)
+    record, args, settings = read_json(known), config.training, _plain(config)
+    before = record["config"]["training"]
+    found: dict[str, tuple[Any, Any]] = {}
     if record["data"]["fingerprint"] != data.fingerprint:
-        raise ConfigError(
-            f"{run.path} was trained on other rows ({record['data']['path']}) than the ones given ({data.path}).",
-            "Resume with the same corpus and settings, or start a new run.",
-        )
-    then, now = record["config"]["model"], asdict(config.model)
-    for name, value in now.items():
-        if then.get(name) != value:
-            raise ConfigError(f"{run.path} has --{name} {then.get(name)}, not {value}.", "Resume with the same model.")
-    before, args = record["config"]["training"], config.training
-    for name in ("seed", "data_seed"):
-        if before.get(name) != getattr(args, name):
-            raise ConfigError(
-                f"{run.path} has --{name} {before.get(name)}, not {getattr(args, name)}: its rows would come in another order.",
-                "Resume with the same one.",
-            )
-    optimizer = str(getattr(args.optim, "value", args.optim))
-    if before.get("optim", optimizer) != optimizer:
-        raise ConfigError(f"{run.path} has --optim {before['optim']}, not {optimizer}.", f"Give --optim {before['optim']}.")
-    _refuse_other_dropout(run.checkpoint, build_config(config.model, 1))
+        found["data"] = (record["data"]["path"], data.path)
+    if record["tokenizer"].get("hash") != data.card["tokenizer"].get("hash"):
+        found["tokenizer"] = (record["tokenizer"].get("hash"), data.card["tokenizer"].get("hash"))
+    found |= differences(record["config"]["model"], settings["model"])
+    found |= differences(before, training_settings(settings["training"]))
+    found |= differences({"precision": _precision(before)}, {"precision": _precision(settings["training"])})
     step_rows = before["per_device_train_batch_size"] * before["gradient_accumulation_steps"] * record["processes"]
-    if step_rows != plan_steps(args, 1)[0]:
-        raise ConfigError(
-            f"{run.path} takes {step_rows} rows a step, not {plan_steps(args, 1)[0]}: rows would be repeated and left out.",
-            "Keep batch size x accumulation x processes the same.",
-        )
+    found |= differences({"per_device_train_batch_size": step_rows}, {"per_device_train_batch_size": plan_steps(args, 1)[0]})
+    # What a preset stands for may have changed since; dropout is the part that no tensor shows.
+    saved = read_json(run.checkpoint / "config.json") if (run.checkpoint / "config.json").exists() else {}
+    dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "attention_dropout")
+    built = build_config(config.model, 1)
+    found |= differences(saved, {name: getattr(built, name) for name in dropouts if hasattr(built, name)})
+    refuse_drift(str(run.path), found, config.checkpoint.accept_changes, {*settings["training"], *settings["model"]})
 
 
-def _refuse_other_dropout(checkpoint: Path, config: Any) -> None:
-    """What a preset stands for may have changed since the run began; dropout is the part that no tensor shows."""
-    if not (checkpoint / "config.json").exists():
-        return
-    saved = read_json(checkpoint / "config.json")
-    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "attention_dropout"):
-        now = getattr(config, name, None)
-        if now is not None and name in saved and saved[name] != now:
-            raise ConfigError(
-                f"{checkpoint} was trained with --{name} {saved[name]}, not {now}.", f"Give --{name} {saved[name]}."
-            )
+def _precision(training: Mapping[str, Any]) -> str:
+    return "bf16" if training.get("bf16") else "fp16" if training.get("fp16") else "fp32"
 
 
 def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:

@@ -30,7 +30,7 @@ _UNCLAIMED_SECONDS = 2.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable (a no-op where folders cannot be opened)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -38,6 +38,21 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file in `folder`, and `folder` itself, durable.
+
+    Raises:
+        OSError: The disk could not take them.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)
 
 
 @contextlib.contextmanager
@@ -63,7 +78,7 @@ def new_file(target: Path | str) -> Iterator[Path]:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
     except OSError as error:
         if not placing and error.errno not in _NO_ROOM:
             raise
@@ -167,13 +182,20 @@ def read_json_lines(path: Path | str) -> list[dict[str, Any]]:
 
 
 def append_json_line(path: Path | str, value: dict[str, Any]) -> None:
-    """Append one JSON object as a line.
+    """Append one JSON object as a line, whole or not at all.
 
     NaN and infinities are written as ``NaN`` and ``Infinity``, which Python and pandas
     read back: a diverging loss must be seen.
     """
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(value, ensure_ascii=False) + "\n")
+    line = (json.dumps(value, ensure_ascii=False) + "\n").encode("utf-8")
+    with open(path, "ab", buffering=0) as file:
+        begun = file.tell()
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            file.truncate(begun)  # half a line would spoil the next one
+            raise
 
 
 def keep_json_lines(path: Path | str, keep: Callable[[dict[str, Any]], bool]) -> None:
@@ -216,13 +238,7 @@ def new_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
         os.chmod(staging, 0o777 & ~_umask())
         yield staging  # an error of the caller's own reading passes through, unless the disk is full
         placing = True
-        for path in staging.rglob("*"):
-            if path.is_file():
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
-            else:
-                _sync_folder(path)
-        _sync_folder(staging)
+        sync_tree(staging)
         if replace or not target.exists() or not any(target.iterdir()):
             _put_in_place(staging, target)
     except OSError as error:
@@ -250,7 +266,7 @@ def _put_in_place(staging: Path, target: Path) -> None:
             os.replace(old, target)
         raise
     finally:
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         shutil.rmtree(trash, ignore_errors=True)
 
 

@@ -6,46 +6,51 @@ it replaces and why.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import TorchDynamoPlugin
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
-from transformers.trainer_pt_utils import nested_gather
-from transformers.trainer_utils import SaveStrategy
 
 from llmforge.attention import choose_attention, install_attention
+from llmforge.callbacks.copied_state import CopiedState
 from llmforge.callbacks.divergence import Divergence, refuse_non_finite
 from llmforge.callbacks.epoch_order import EpochOrder
 from llmforge.callbacks.loss_window import LossWindow
 from llmforge.callbacks.tracker import Trackers
+from llmforge.checkpointing import Checkpointing
+from llmforge.checkpoints.writer import CheckpointWriter
+from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.data.rows import PackedRows
 from llmforge.data.sampler import EpochSampler
-from llmforge.errors import CheckpointError
 from llmforge.losses import install_losses
 from llmforge.models import compile_blocks
 from llmforge.optimizers import build_optimizer, decayed_names, making
 from llmforge.runtime.precision import apply_precision
+from llmforge.runtime.signals import outliving
 from llmforge.tokenization import from_pretrained_tokenizer
 
 
-class ForgeTrainer(Trainer):
+class ForgeTrainer(Checkpointing, Trainer):
     """A `transformers.Trainer` for packed rows.
 
     Takes what Trainer takes; `processing_class` must be a fast byte-level tokenizer. Datasets
     that are not `PackedRows` are trained on as stock Trainer would. `trackers` shows texts,
     pictures and histograms in TensorBoard and W&B; none of `report_to` can stop or hold the run.
+    `checkpoints` commits checkpoints, in the way that `saving` says; what follows a commit is hung up there.
 
     Raises:
+        ConfigError: FSDP with a sharded state, which no checkpoint of ours holds.
         TrainingDiverged: From `train`, before the step is applied whose loss or gradient is not finite.
+        CheckpointError: From `train`, the checkpoint to resume from cannot be used.
+        StorageError: From `train`, checkpoints could not be saved several times in a row.
     """
 
-    args: ForgeTrainingArguments
-
-    def __init__(self, model: PreTrainedModel, args: ForgeTrainingArguments, **kwargs: Any):
+    def __init__(
+        self, model: PreTrainedModel, args: ForgeTrainingArguments, saving: CheckpointArguments | None = None, **kwargs: Any
+    ):
         apply_precision(args)
         args.choose_learning_rate(model.config.hidden_size)
         tokenizer = kwargs["processing_class"]
@@ -65,7 +70,10 @@ class ForgeTrainer(Trainer):
         half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else model.dtype
         install_attention(model, choose_attention(args.packed_attention, model.config, args.device, half).way)
         self.trackers = Trackers.install(self.callback_handler)  # so that no tracker can stop or hold the run
+        self.checkpoints = CheckpointWriter(self, saving or CheckpointArguments())
+        self.checkpoints.after_commit.append(self.trackers.committed)
         self.add_callback(LossWindow)
+        self.add_callback(CopiedState)
         if not any(isinstance(callback, Divergence) for callback in self.callback_handler.callbacks):
             self.add_callback(Divergence())
         for callback in self.callback_handler.callbacks:
@@ -93,27 +101,17 @@ class ForgeTrainer(Trainer):
         return self.sampler
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        """Extends `Trainer._init_training_state`: the best checkpoint is the one in this run's folder.
-
-        Stock goes by the path it was written to; of a run that was moved, or is resumed from another
-        working folder, it forgets the best one. What an interrupted `train` left half-counted is forgotten,
-        and a checkpoint that plain Trainer wrote may lack our callback's state.
-        """
+        """Extends `Trainer._init_training_state`: what an interrupted `train` left half-counted is forgotten."""
         self.last_losses, self._losses, self._new_tokens, self._flops = [], [], None, {}
-        window = self._loss_window()
-        window.loss, window.steps = 0.0, 0
-        begun = super()._init_training_state(*args, **kwargs)
-        self.state.stateful_callbacks.setdefault(LossWindow.__name__, window.state())
-        best = Path(self.args.output_dir or ".") / f"checkpoint-{self.state.best_global_step}"
-        if self.state.best_global_step and best.is_dir():
-            self.state.best_model_checkpoint = str(best)
-        return begun
+        return super()._init_training_state(*args, **kwargs)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Extends `Trainer._run_epoch`: a resumed run goes on with the losses not yet logged, and not past its end.
 
-        Stock sums them anew; and it looks for the end only after a step, and so trains one more.
+        Stock sums them anew; and it looks for the end only after a step, and so trains one more. An evaluation
+        that was cut short is done first.
         """
+        self._evaluate_again(kwargs.get("trial"))
         window = self._loss_window()
         if window.steps:
             self._tr_loss += window.loss
@@ -129,11 +127,13 @@ class ForgeTrainer(Trainer):
         """Extends `Trainer._get_dataloader`: the loader of packed rows leaves the global random state to dropout.
 
         A loader draws a seed whenever it makes an iterator, which persistent workers do once and others
-        every epoch; a resumed run makes one more, and its dropout masks would be other ones.
+        every epoch; a resumed run makes one more, and its dropout masks would be other ones. Its workers outlive signals.
         """
         loader = super()._get_dataloader(dataset, *args, **kwargs)
+        inner = getattr(loader, "base_dataloader", loader)
         if isinstance(dataset, PackedRows):  # which have nothing random in them
-            getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
+            inner.generator = torch.Generator().manual_seed(self.args.seed)
+        inner.worker_init_fn = outliving(inner.worker_init_fn)
         return loader
 
     def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
@@ -212,67 +212,10 @@ class ForgeTrainer(Trainer):
         if "eval_loss" in logs:  # `evaluate` returns this dictionary, which has its own eval_tokens; a notebook shows it
             del logs["tokens"]
 
-    def _loss_window(self) -> LossWindow:
-        """The callback, which Trainer replaces by another of its kind at a resume."""
-        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, LossWindow))
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Extends `Trainer._save_checkpoint`: its state knows the tokens and the losses that are not logged yet."""
-        self._count_tokens()
-        window = self._loss_window()
-        window.steps = self.state.global_step - self._globalstep_last_logged
-        window.loss = float(nested_gather(self._tr_loss, self.args.parallel_mode).mean()) if window.steps else 0.0
-        super()._save_checkpoint(model, trial)
-        window.loss, window.steps = 0.0, 0
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Extends `Trainer.save_model`: weights that are not finite are never saved, and schedule-free's averaged ones are.
-
-        While such an optimizer trains, the model holds other weights; stock saves whichever happen to be there.
-        """
-        if hasattr(self.optimizer, "eval"):
-            self.optimizer.eval()  # as stock does before an evaluation; the next step calls its `train`
-        refuse_non_finite(self.model, self.state.global_step)
-        super().save_model(output_dir, _internal_call)
-
     def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Extends `Trainer._evaluate`: a step that broke the weights is found before they are evaluated and sampled from."""
         refuse_non_finite(self.model, self.state.global_step)
         return super()._evaluate(*args, **kwargs)
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Extends `Trainer._determine_best_metric`: a step that is not saved cannot be the best one.
-
-        Stock remembers it as the best all the same, and loads nothing at the end.
-        """
-        by_best = self.args.save_strategy == SaveStrategy.BEST  # saves because of what is returned here
-        if self.args.load_best_model_at_end and not self.control.should_save and not by_best:
-            return False
-        return super()._determine_best_metric(metrics, trial)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Replaces `Trainer._save`: tensors keep the names the model has, and no ``training_args.bin`` is written.
-
-        Stock writes GPT-NeoX's head as ``embed_out``, which `from_pretrained` translates and Trainer
-        does not: it resumes, and loads the best model, with a fresh head and a warning. Under
-        their own names both read them. The second file is a pickle that nothing needs.
-        """
-        if self.args.should_save:
-            folder = output_dir or self.args.output_dir
-            names = {"save_original_format": False} if isinstance(self.model, PreTrainedModel) else {}
-            self.model.save_pretrained(folder, state_dict=state_dict, **names)
-            self.processing_class.save_pretrained(folder)
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Replaces `Trainer._issue_warnings_after_load`: tied weights are not missing, and what is missing is refused.
-
-        Raises:
-            CheckpointError: The checkpoint is of another model.
-        """
-        tied = set(self.model.all_tied_weights_keys)
-        wrong = [name for name in (*load_result.missing_keys, *load_result.unexpected_keys) if name not in tied]
-        if wrong:
-            raise CheckpointError(f"The checkpoint's tensors are not this model's: {wrong[0]} and {len(wrong) - 1} more differ.")
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None

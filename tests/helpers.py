@@ -159,8 +159,9 @@ def training_args(folder: Path, **changes):
     return ForgeTrainingArguments(output_dir=str(folder), **quiet | changes)
 
 
-def forge_trainer(model, tokenizer, folder: Path, train=None, evaluate=None, callbacks=(), **changes):
-    """A `ForgeTrainer` on packed rows."""
+def forge_trainer(model, tokenizer, folder: Path, train=None, evaluate=None, callbacks=(), saving=None, **changes):
+    """A `ForgeTrainer` on packed rows; `saving` are settings of `CheckpointArguments`."""
+    from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.data.collate import PackedCollator
     from llmforge.trainer import ForgeTrainer
 
@@ -172,6 +173,7 @@ def forge_trainer(model, tokenizer, folder: Path, train=None, evaluate=None, cal
         processing_class=tokenizer,
         data_collator=PackedCollator(),
         callbacks=list(callbacks),
+        saving=CheckpointArguments(**saving or {}),
     )
 
 

@@ -115,7 +115,7 @@ def test_every_action_of_the_tokenizer_has_help(action: str, capsys: pytest.Capt
 
 @pytest.mark.parametrize("verb", list(VERBS))
 def test_every_verb_refuses_an_unknown_flag_in_one_line(verb: str, capsys: pytest.CaptureFixture[str]):
-    action = ["train"] if verb == "tokenizer" else ["--list_presets"] if verb == "plan" else []
+    action = {"tokenizer": ["train"], "plan": ["--list_presets"], "checkpoints": ["list", "run"]}.get(verb, [])
     assert cli.main([verb, *action, "--corpsu", "x"]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -63,6 +63,8 @@ def test_commands_parse(line, capsys):
 
 
 def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
+    from llmforge.checkpoints import inspect
+    from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
@@ -73,12 +75,16 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.prepare import PrepareArguments
     from llmforge.tokenizer import TokenizerCommandArguments
 
+    if verb == "checkpoints":
+        inspect.parser().parse_args(words)
+        return
     classes = {
         "pretrain": [
             ModelArguments,
             TokenizerArguments,
             DataArguments,
             ForgeTrainingArguments,
+            CheckpointArguments,
             GenerationArguments,
             RunArguments,
         ],

@@ -265,7 +265,7 @@ def test_a_run_is_not_gone_on_with_by_another_optimizer(corpus, capsys):
     assert command(*small, "--optim", "muon") == 0
     capsys.readouterr()
     assert command(*small, "--optim", "adamw_torch", "--resume") == 2
-    assert "run has --optim muon, not adamw_torch" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "has --optim muon, not adamw_torch" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", ["galore_adamw", "apollo_adamw"])

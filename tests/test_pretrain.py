@@ -14,6 +14,7 @@ from helpers import write_documents
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmforge import pretrain
+from llmforge.checkpoints.manifest import write_manifest
 from llmforge.errors import ConfigError
 from llmforge.runtime.commands import run_command
 
@@ -192,8 +193,9 @@ def test_a_preset_s_dropout_that_has_changed_since_is_refused(finished, capsys):
     text = saved.read_text()
     assert '"embd_pdrop": 0.0' in text
     saved.write_text(text.replace('"embd_pdrop": 0.0', '"embd_pdrop": 0.1'))
+    write_manifest(saved.parent, record("run", "run.json")["run_id"], 3)
     assert command("--corpus", finished, "--output_dir", "run", "--resume") == 2
-    assert last_line(capsys).endswith("trained with --embd_pdrop 0.1, not 0.0. Give --embd_pdrop 0.1.")
+    assert "run has --embd_pdrop 0.1, not 0.0. Give the same, or --accept_changes embd_pdrop" in last_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -326,9 +328,10 @@ def test_a_full_disk_is_recorded_as_one(corpus, monkeypatch, capsys):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
 
     monkeypatch.setattr(torch, "save", full)
-    assert command("--corpus", str(corpus), "--output_dir", "run") == 5
-    assert "The disk of run is full" in last_line(capsys)
+    assert command("--corpus", str(corpus), "--output_dir", "run", "--save_steps", "1", "--eval_steps", "1") == 5
+    assert "3 checkpoints in a row could not be saved" in last_line(capsys)
     assert record("run")["exit_code"] == 5
+    assert record("run")["step"] == 3
 
 
 def test_a_config_made_by_hand_is_checked_as_well(corpus, tmp_path):

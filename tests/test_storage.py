@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -345,3 +347,25 @@ def test_what_a_killed_process_left_is_swept_and_put_back(tmp_path: Path, how: s
     sweep_partial(tmp_path)
     assert names(tmp_path) == {"target"}
     assert (target / "sub" / "a.txt").read_text() == "old"
+
+
+def test_a_line_that_does_not_fit_leaves_no_part_of_itself(tmp_path):
+    """The next one would be glued to it, and both be lost."""
+    path = tmp_path / "lines.jsonl"
+    append_json_line(path, {"step": 1})
+
+    def child() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 5, resource.RLIM_INFINITY))
+        with pytest.raises(OSError):
+            append_json_line(path, {"step": 2, "text": "x" * 100})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        append_json_line(path, {"step": 3})
+
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(BaseException):
+            child()
+            os._exit(0)
+        os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'

@@ -18,6 +18,7 @@ from transformers import GPT2LMHeadModel, Trainer, TrainerCallback
 
 from llmforge.build import build_trainer
 from llmforge.callbacks.early_stopping import EarlyStopping
+from llmforge.checkpointing import Checkpointing
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.run import RunArguments
 from llmforge.data.collate import PackedCollator
@@ -697,9 +698,12 @@ def stock_sources() -> dict[str, str]:
     from transformers.masking_utils import _preprocess_mask_arguments, create_causal_mask, find_packed_sequence_indices, sdpa_mask
     from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block, GPT2Model
     from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXAttention, GPTNeoXLayer, GPTNeoXModel
+    from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
     overridden = [
-        name for name in vars(ForgeTrainer) if hasattr(Trainer, name) and callable(getattr(Trainer, name)) and name != "__init__"
+        name
+        for name in (*vars(ForgeTrainer), *vars(Checkpointing))
+        if hasattr(Trainer, name) and callable(getattr(Trainer, name)) and name != "__init__"
     ]
     relied = [
         "_run_epoch",
@@ -710,6 +714,12 @@ def stock_sources() -> dict[str, str]:
         "evaluation_loop",
         "_load_callback_state",
         "_maybe_log_save_evaluate",
+        "_save_optimizer_and_scheduler",
+        "_save_scaler",
+        "_save_rng_state",
+        "store_flos",
+        "_get_output_dir",
+        "_prepare_for_training",
     ]
     parts = {f"Trainer.{name}": getattr(Trainer, name) for name in (*overridden, *relied) if not name.startswith("__")}
     parts |= {
@@ -720,6 +730,11 @@ def stock_sources() -> dict[str, str]:
         "sdpa_mask": sdpa_mask,
         "sdpa_attention_forward": sdpa_attention_forward,
         "BatchSamplerShard": BatchSamplerShard,
+        "TrainerState.save_to_json": transformers.TrainerState.save_to_json,
+        "DefaultFlowCallback": DefaultFlowCallback,
+        "CallbackHandler.on_save": CallbackHandler.on_save,
+        "CallbackHandler.on_train_begin": CallbackHandler.on_train_begin,
+        "PreTrainedModel.save_pretrained": transformers.PreTrainedModel.save_pretrained,
         "GPT2LMHeadModel.forward": GPT2LMHeadModel.forward,
         "GPTNeoXForCausalLM.forward": transformers.GPTNeoXForCausalLM.forward,
     }
@@ -735,10 +750,11 @@ def test_the_stock_parts_we_rely_on_have_not_changed():
 
 def test_forge_trainer_stays_small():
     assert len(inspect.getsource(ForgeTrainer).splitlines()) < 300
+    assert len(inspect.getsource(Checkpointing).splitlines()) < 300
 
 
 def test_each_override_says_what_it_replaces():
-    for name, part in vars(ForgeTrainer).items():
+    for name, part in (*vars(ForgeTrainer).items(), *vars(Checkpointing).items()):
         if callable(part) and name != "__init__" and hasattr(Trainer, name):
             assert f"Trainer.{name}" in (part.__doc__ or ""), name
 

@@ -101,10 +101,11 @@ def refuse_non_finite(model: nn.Module, step: int) -> None:
         TrainingDiverged: Some weight is NaN or infinite; the parameter is named.
     """
     with torch.no_grad():
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.numel()]
-        # The sum of zeros is 0 unless one factor is not finite; one number a parameter, one look in all.
-        checks = torch.stack([(parameter.detach() * 0).sum().float() for _, parameter in named])
-        bad = torch.nonzero(~torch.isfinite(checks)).flatten().tolist()
+        named = [(name, parameter.detach()) for name, parameter in model.named_parameters() if parameter.numel()]
+        # A sum is not finite if a term is not, and seldom otherwise; one number a parameter, one look in all.
+        sums = torch.stack([parameter.sum(dtype=torch.float32) for _, parameter in named])
+        suspects = torch.nonzero(~torch.isfinite(sums)).flatten().tolist()
+        bad = [place for place in suspects if not bool(torch.isfinite(named[place][1]).all())]
     if bad:
         raise TrainingDiverged(
             f"Step {step} left weights that are not finite ({named[bad[0]][0]}, {len(bad)} parameters in all); "

@@ -12,7 +12,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from llmforge.callbacks.forge_callback import ForgeCallback
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import METRICS
-from llmforge.storage import append_json_line, keep_json_lines
+from llmforge.storage import append_json_line, is_disk_full, keep_json_lines
 
 _SKIPPED = ("total_flos", "eval_model_preparation_time")
 #: In the file, but not in the readable line.
@@ -29,9 +29,12 @@ class RunLog(ForgeCallback):
 
     def __init__(self, folder: Path):
         self.path = folder / METRICS
+        self._waiting: list[dict[str, Any]] = []
+        self._torn = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
+        self._waiting, self._torn = [], False
         if state.is_world_process_zero:
             step = state.global_step
             # Nothing is kept at step 0, where a run starts over; the line that closed a finished run goes, too.
@@ -48,9 +51,23 @@ class RunLog(ForgeCallback):
         if not state.is_world_process_zero or not logs:
             return
         values = {key: value for key, value in logs.items() if key not in _SKIPPED}
-        line = {"step": state.global_step, **values, "time": round(time.time(), 3)}
-        append_json_line(self.path, line)
+        self._waiting.append({"step": state.global_step, **values, "time": round(time.time(), 3)})
+        self._write()
         logger.info(describe(state, values))
+
+    def _write(self) -> None:
+        """Append what waits. A full disk holds it up and not the run: the next event tries again."""
+        try:
+            while self._waiting:
+                append_json_line(self.path, self._waiting[0])
+                del self._waiting[0]
+            self._torn = False
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            if not self._torn:
+                logger.warning("%s cannot be written, its lines are kept till it can: %s", self.path.name, error.strerror)
+            self._torn = True
 
 
 def describe(state: TrainerState, values: dict[str, Any]) -> str:

@@ -80,6 +80,9 @@ class Tracker(TrainerCallback):
         # Only what the callback listens to: nothing is queued at every step for one that ignores steps.
         for name in self._hooks | {"on_train_begin", "on_train_end"}:
             setattr(self, name, functools.partial(self._hand_over, name))
+        self._held: list[Callable[[], None]] = []  # what waits for a checkpoint to be committed
+        if "on_save" in self._hooks:
+            self.on_save = self._hold
 
     @property
     def shows(self) -> bool:
@@ -129,6 +132,22 @@ class Tracker(TrainerCallback):
             self._await(event, self.end_seconds, call)
         else:
             self._queue_up(event, call)
+
+    def _hold(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Some trackers send a checkpoint along: not before it is committed, which may be while training goes on."""
+        call = functools.partial(self._hand_over, "on_save", args, copy.copy(state), copy.copy(control), **kwargs)
+        with self._lock:
+            there = os.path.isdir(os.path.join(args.output_dir or ".", f"checkpoint-{state.global_step}"))
+            self._held = [] if there else [call]
+        if there:
+            call()
+
+    def committed(self) -> None:
+        """The checkpoint of the last save is there; called from the thread that commits it."""
+        with self._lock:
+            held, self._held = self._held, []
+        for call in held:
+            call()
 
     def _start(self) -> None:
         if self._thread is None:
@@ -285,6 +304,11 @@ class Trackers:
                 found.append(Tracker(callback, *limits))
                 handler.callbacks[number] = found[-1]
         return cls(found)
+
+    def committed(self, checkpoint: Path) -> None:
+        """Tell those that send checkpoints along that one is committed; see `CheckpointWriter.after_commit`."""
+        for tracker in self.trackers:
+            tracker.committed()
 
     def text(self, name: str, text: str, step: int) -> None:
         """Show plain text, spaces and line ends kept."""

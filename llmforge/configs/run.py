@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
@@ -84,6 +85,7 @@ class PretrainConfig:
     data: DataArguments = field(default_factory=DataArguments)
     generation: GenerationArguments = field(default_factory=GenerationArguments)
     run: RunArguments = field(default_factory=RunArguments)
+    checkpoint: CheckpointArguments = field(default_factory=CheckpointArguments)
     name: str = "pretrain"
     dry_run: bool = False
     checked: bool = False

@@ -186,6 +186,11 @@ class ForgeTrainingArguments(TrainingArguments):
                 "--auto_find_batch_size would change the rows of a step, and with it the training.",
                 "Give a smaller --per_device_train_batch_size and more --gradient_accumulation_steps.",
             )
+        if self.enable_jit_checkpoint:
+            raise ConfigError(
+                "--enable_jit_checkpoint saves in the middle of a step, and over a checkpoint that is there.",
+                "Leave it out: SIGTERM and Ctrl-C save a checkpoint anyway.",
+            )
         if self.include_num_input_tokens_seen not in ("no", False):
             raise ConfigError(
                 f"--include_num_input_tokens_seen {self.include_num_input_tokens_seen} counts what is counted already.",

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmforge.errors import ConfigError, LlmforgeError
+from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError
 from llmforge.runtime.devices import available_cores
 
 if TYPE_CHECKING:
@@ -56,6 +56,14 @@ def _launcher() -> Any | None:
         return parent if any(word in command for word in ("accelerate", "torchrun", "torch.distributed")) else None
     except psutil.Error:
         return None
+
+
+def launcher_pid() -> int | None:
+    """Process id of the launcher that started this process; None without one."""
+    if not any(name == "RANK" or name.startswith("ACCELERATE_") for name in os.environ):
+        return None  # without a look at the parent, which takes time
+    launcher = _launcher()
+    return launcher.pid if launcher is not None else None
 
 
 def launcher_precision() -> str | None:
@@ -200,6 +208,10 @@ class RankZeroFirst:
             self._write(path, {"result": result})
         except LlmforgeError as error:
             self._write(path, {"problem": error.problem, "remedy": error.remedy, "exit_code": error.exit_code})
+            raise
+        except KeyboardInterrupt:
+            problem = "The first process was asked to stop."
+            self._write(path, {"problem": problem, "remedy": "", "exit_code": EXIT_PREEMPTED})
             raise
         except BaseException as error:
             self._write(path, {"problem": f"The first process failed: {error!r}.", "remedy": "", "exit_code": 1})

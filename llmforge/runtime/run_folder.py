@@ -111,30 +111,25 @@ class RunFolder:
                 if record.pop("final", None) is not None:
                     write_json(self.path / RUN_RECORD, record)
 
-    def write_exit(self, code: int, reason: str, step: int | None = None, heard: bool = False) -> None:
-        """Write ``exit.json``: exit code, reason, last step, newest checkpoint.
+    def write_exit(self, code: int, reason: str, step: int | None = None, heard: bool = False, newest: str | None = None) -> None:
+        """Write ``exit.json``: exit code, reason, last step, newest committed checkpoint.
 
         Of several processes the one that failed knows why; the others only see that it is gone. So
         one that knows (`heard`) writes whatever its rank, and the first record of an end stays.
         """
         if (self.is_main or heard) and self.path.is_dir() and not (self.path / EXIT_RECORD).exists():
-            newest = max(self.path.glob("checkpoint-*"), key=lambda item: _step_of(item.name), default=None)
             write_json(
                 self.path / EXIT_RECORD,
                 {
                     "exit_code": code,
                     "reason": reason,
                     "step": step,
-                    "newest_checkpoint": newest.name if newest else None,
+                    "newest_checkpoint": newest,
                     "undelivered_uploads": [],
                     "seconds": round(time.time() - self.started, 1),
                     "time": timestamp(),
                 },
             )
-
-
-def _step_of(name: str) -> int:
-    return int(name.rpartition("-")[2]) if name.rpartition("-")[2].isdigit() else -1
 
 
 def timestamp() -> str:

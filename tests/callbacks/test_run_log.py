@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from llmforge.callbacks import run_log
 from llmforge.callbacks.run_log import RunLog, describe
 from llmforge.errors import ConfigError
 
@@ -129,3 +131,28 @@ def test_the_readable_line_goes_to_the_logger(log, caplog, monkeypatch):
 
 def test_values_that_are_no_floats_are_described_as_they_are(state):
     assert describe(state, {"loss": 1, "note": "x", "eval_steps_per_second": 3.0}) == "step 20/300 loss=1 note=x"
+
+
+def test_mode_02_a_full_disk_holds_lines_up_and_loses_none(log, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
+    stock, full = run_log.append_json_line, [2, 3]
+
+    def append(path, line):
+        if log.callback._waiting[-1]["step"] in full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        stock(path, line)
+
+    monkeypatch.setattr(run_log, "append_json_line", append)
+    for step in range(1, 5):
+        log(step, loss=1.0)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    assert caplog.text.count("cannot be written") == 1
+
+
+def test_another_trouble_with_the_file_is_an_error(log, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(run_log, "append_json_line", refuse)
+    with pytest.raises(PermissionError):
+        log(1, loss=1.0)

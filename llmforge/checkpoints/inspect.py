@@ -1,0 +1,245 @@
+"""llmforge checkpoints list RUN
+llmforge checkpoints view RUN NAME
+llmforge checkpoints compare RUN NAME NAME
+llmforge checkpoints plot RUN --save loss.png
+llmforge checkpoints verify RUN
+llmforge checkpoints status RUN
+llmforge checkpoints prune RUN --keep 2
+
+Look at the checkpoints of a run, and tidy them. Only the JSON files of a checkpoint are read; its
+weights are only hashed (`verify`) or, as safetensors, compared (`compare`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from llmforge.checkpoints import render
+from llmforge.checkpoints.commit import delete
+from llmforge.checkpoints.compare import config_differences, weight_distances
+from llmforge.checkpoints.manifest import checkpoint_step, is_committed, verify
+from llmforge.checkpoints.retention import superfluous
+from llmforge.checkpoints.summary import best_step, checkpoint_folders, find, summarise
+from llmforge.errors import CheckFailed, CheckpointError, ConfigError, DataError, LlmforgeError
+from llmforge.runtime.commands import run_command
+from llmforge.runtime.logs import console, printable
+from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD, holds_a_run
+from llmforge.runtime.run_lock import RunLock, holder
+from llmforge.storage import read_json
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `llmforge checkpoints`."""
+    whole = _Parser(
+        prog="llmforge checkpoints", description="Look at the checkpoints of a run, and tidy them.", allow_abbrev=False
+    )
+    verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+
+    def verb(name: str, text: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.", allow_abbrev=False)
+        made.add_argument("run", metavar="RUN", type=Path, help="The run's folder.")
+        made.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
+        return made
+
+    name = "checkpoint-500, 500, newest or best"
+    verb("list", "a table of the checkpoints: step, loss, which is best, when, how large, whether committed")
+    verb("view", "what is known of one checkpoint").add_argument(
+        "name", nargs="?", default="newest", help=f"{name}; default newest."
+    )
+    made = verb("compare", "settings, losses and weights of two checkpoints or more")
+    made.add_argument("names", nargs="+", metavar="NAME", help=f"{name}; the first is what the others are compared with.")
+    made.add_argument("--no_weights", "--no-weights", action="store_true", help="Leave the weights out, which have to be read.")
+    made = verb("plot", "a picture of the loss and the learning rate up to a checkpoint")
+    made.add_argument("name", nargs="?", default="newest", help=f"{name}; default newest.")
+    made.add_argument("--save", type=Path, required=True, metavar="FILE", help="Where the picture goes: .png, .svg or .pdf.")
+    made = verb("verify", "read every file of a checkpoint and compare it with the manifest; exit code 7 if anything is wrong")
+    made.add_argument("names", nargs="*", metavar="NAME", help=f"{name}; all if not given.")
+    verb("status", "whether the run goes on, how it ended, and where it can be resumed")
+    made = verb("prune", "delete old checkpoints, never the newest or the best")
+    made.add_argument("--keep", type=int, required=True, metavar="N", help="How many committed checkpoints stay, at least 1.")
+    made.add_argument("--dry_run", "--dry-run", action="store_true", help="Say what would go and delete nothing.")
+    return whole
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line of `llmforge checkpoints`.
+
+    Raises:
+        CheckpointError: No such run or checkpoint, or a damaged one.
+        CheckFailed: `verify` found something wrong.
+        ConfigError: Wrong usage; `prune` of a run that goes on.
+    """
+    args = parser().parse_args(argv)
+    actions = {"list": _list, "view": _view, "compare": _compare, "plot": _plot, "verify": _verify}
+    actions |= {"status": _status, "prune": _prune}
+    actions[args.verb](args)
+
+
+def _tell(args: argparse.Namespace, value: Any, shown: Any) -> None:
+    """One JSON object, or something for people."""
+    if args.json:
+        print(json.dumps(render.finite(value)))
+    else:
+        console().print(shown)
+
+
+def _list(args: argparse.Namespace) -> None:
+    folders = checkpoint_folders(args.run)
+    best, items = best_step(folders), [summarise(path) for path in folders]
+    _tell(args, {"checkpoints": [render.as_json(item, best) for item in items]}, render.listing(items, best))
+
+
+def _view(args: argparse.Namespace) -> None:
+    item, best = _readable(find(args.run, args.name)), best_step(checkpoint_folders(args.run))
+    histories = {"loss_history": item.losses, "learning_rate_history": item.rates}
+    whole = render.as_json(item, best) | histories | {"config": item.config, "system": item.system}
+    _tell(args, whole, render.details(item, best))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    folders = [find(args.run, name) for name in args.names]
+    if len(set(folders)) < 2:
+        raise ConfigError(f"llmforge checkpoints compare {' '.join(args.names)}: that is one checkpoint.", "Give two or more.")
+    items = [_readable(path) for path in folders]
+    names = sorted({name for item in items[1:] for name in config_differences(items[0].config, item.config)})
+    differences = {name: [_setting(item.config, name) for item in items] for name in names}
+    distances = [] if args.no_weights else [weight_distances(folders[0], path) for path in folders[1:]]
+    best = best_step(checkpoint_folders(args.run))
+    value = {
+        "checkpoints": [render.as_json(item, best) for item in items],
+        "settings": differences,
+        "weight_distance": {path.name: moved for path, moved in zip(folders[1:], distances, strict=False)},
+    }
+    _tell(args, value, render.comparison(items, differences, distances))
+
+
+def _setting(config: dict[str, Any], name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _plot(args: argparse.Namespace) -> None:
+    item = _readable(find(args.run, args.name))
+    if not item.losses and not item.rates:
+        raise CheckpointError(f"{item.path} has no history to draw: nothing was logged.")
+    suffix = args.save.suffix.lower()
+    if suffix not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"--save {args.save} is no picture's name.", "Give one that ends in .png, .svg or .pdf.")
+    render.draw(item, args.save)
+    _tell(args, {"picture": str(args.save), "checkpoint": item.path.name}, render.cell(f"Wrote {args.save}"))
+
+
+def _readable(path: Path) -> Any:
+    """A summary, refused where the checkpoint's own JSON cannot be read; other damage is `verify`'s to tell."""
+    item = summarise(path)
+    for problem in item.problems:
+        if "damaged" in problem:
+            raise CheckpointError(problem)
+    return item
+
+
+def _verify(args: argparse.Namespace) -> None:
+    folders = [find(args.run, name) for name in args.names] or checkpoint_folders(args.run)
+    problems = {path.name: verify(path) for path in folders}
+    bad = {name: found for name, found in problems.items() if found}
+    lines = [f"{name}: {'; '.join(found) if found else 'sound'}" for name, found in problems.items()]
+    _tell(args, {"checkpoints": problems, "sound": not bad}, render.lines(lines))
+    if bad:
+        name, found = next(iter(bad.items()))
+        what = f"{len(bad)} of {len(problems)} checkpoints are" if len(problems) > 1 else f"{name} is"
+        raise CheckFailed(f"{what} not sound: {name}: {printable(found[0])}.", "--resume takes the newest that is sound.")
+
+
+def _status(args: argparse.Namespace) -> None:
+    run = args.run
+    if not run.is_dir() or not holds_a_run(run):
+        raise CheckpointError(f"{run} holds no run.", "Give the folder of a run.")
+    record, end = _record(run / RUN_RECORD), _record(run / EXIT_RECORD)
+    folders = [path for path in sorted(run.glob("checkpoint-*"), key=lambda path: checkpoint_step(path) or 0) if path.is_dir()]
+    folders = [path for path in folders if checkpoint_step(path) is not None]
+    committed = [path for path in folders if is_committed(path)]
+    who, best = holder(run), best_step(folders)
+    value = {
+        "run": run.resolve().name,
+        "run_id": record.get("run_id"),
+        "state": _state(who is not None, end),
+        "process": None if who is None else str(who),
+        "exit_code": end.get("exit_code"),
+        "reason": end.get("reason"),
+        "ended": end.get("time"),
+        "step": end.get("step"),
+        "newest_committed": committed[-1].name if committed else None,
+        "best": None if best is None else f"checkpoint-{best}",
+        "checkpoints": len(committed),
+        "not_committed": [path.name for path in folders if path not in committed],
+        "undelivered_uploads": end.get("undelivered_uploads", []),
+    }
+    shown = {name: ", ".join(item) or None if isinstance(item, list) else item for name, item in value.items()}
+    _tell(args, value, render.standing({name: item for name, item in shown.items() if item is not None}))
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """A record of the run; empty where there is none.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        value = read_json(path) if path.is_file() else None
+    except (DataError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: it is no JSON.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no object.")
+    return value
+
+
+def _state(running: bool, end: dict[str, Any]) -> str:
+    """In one word, or what the absence of an exit record means."""
+    if running:
+        return "running"
+    if not end:
+        return "killed: no process holds it, and none wrote how it ended"
+    return {0: "finished", 75: "interrupted: go on with --resume"}.get(end.get("exit_code", 1), "failed")
+
+
+def _prune(args: argparse.Namespace) -> None:
+    if args.keep < 1:
+        raise ConfigError(f"--keep {args.keep} would keep none.", "Give at least 1.")
+    folders = checkpoint_folders(args.run)
+    lock = None if args.dry_run else RunLock(args.run)  # a run that goes on minds its own
+    try:
+        by_step = {checkpoint_step(path) or 0: path for path in folders if is_committed(path)}
+        best = best_step(folders)
+        going = [by_step[step] for step in superfluous(by_step, args.keep, [] if best is None else [best])]
+        gone: list[str] = []
+        for path in going:
+            if not args.dry_run:
+                delete(path)
+            gone.append(path.name)
+    except LlmforgeError as error:
+        raise type(error)(f"{error.problem} Deleted before that: {', '.join(gone) or 'none'}.", error.remedy) from error
+    finally:
+        if lock is not None:
+            lock.release()
+    kept = [path.name for path in folders if path.name not in gone]
+    what = "would be deleted" if args.dry_run else "deleted"
+    lines = [f"{what}: {', '.join(gone) or 'none'}", f"kept: {', '.join(kept)}"]
+    _tell(args, {"deleted": gone, "kept": kept, "dry_run": args.dry_run}, render.lines(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,246 @@
+"""Modes 6 and 7: one run a folder, one process a run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from reliability.child_runs import hold, pretrain
+
+from llmforge.errors import ConfigError, StorageError
+from llmforge.runtime import run_lock
+from llmforge.runtime.run_lock import Holder, RunLock, holder, refuse_running
+
+HERE = os.uname().nodename
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below with its time of change and bytes."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def run_held_in_training(corpus: Path, *arguments: str) -> int:
+    """A run that stands still before its third step."""
+    from llmforge.trainer import ForgeTrainer
+
+    ForgeTrainer.training_step = hold(ForgeTrainer.training_step, "training", lambda self, *_: self.state.global_step == 2)
+    return pretrain("--corpus", str(corpus), "--output_dir", "run", "--max_steps", "4", "--eval_strategy", "no", *arguments)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_mode_07_a_second_process_is_refused_and_touches_nothing(resume, corpus, start):
+    first = start(lambda: run_held_in_training(corpus, "--save_steps", "1"), "first")
+    first.until("training")
+    first.until("run/checkpoint-2/manifest.json")  # which is written meanwhile
+    before = contents(Path("run"))
+    second = start(lambda: pretrain("--corpus", str(corpus), "--output_dir", "run", *["--resume"] * resume), "second")
+    assert second.wait(5) == 2
+    assert second.text().startswith(f"error: --output_dir run is in use by process {first.pid} on {HERE} since ")
+    assert second.text().count("\n") == 1
+    assert contents(Path("run")) == before
+    Path("training.go").touch()
+    assert first.wait() == 0
+    assert json.loads(Path("run/exit.json").read_text())["reason"] == "finished"
+
+
+def test_mode_07_a_killed_holder_is_recovered(corpus, start):
+    """With two loader workers, which live on for a while."""
+    first = start(lambda: run_held_in_training(corpus, "--save_steps", "1", "--dataloader_num_workers", "2"), "first")
+    first.until("training")
+    first.until("run/checkpoint-2/manifest.json")
+    first.signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert holder("run") is None
+    assert Holder.read(Path("run/run.lock")).pid == first.pid, "nobody cleaned up after it"
+    again = start(lambda: pretrain("--corpus", str(corpus), "--output_dir", "run", "--resume", "--max_steps", "3"), "again")
+    assert again.wait() == 0, again.text()
+    assert "resuming from checkpoint-2" in again.text()
+
+
+def test_mode_07_of_two_that_start_at_once_one_wins(corpus, start, shared_cache):
+    """Both are past every check of the command line when they are let go."""
+    import llmforge
+
+    def racer(name: str) -> int:
+        from llmforge import pretrain as module
+
+        module.prepare_run = hold(module.prepare_run, f"ready-{name}")
+        return pretrain("--corpus", str(corpus), "--output_dir", "run", "--max_steps", "1", "--eval_strategy", "no")
+
+    assert llmforge.prepare_run  # imported once, here
+    racers = [start(lambda name=name: racer(name), name) for name in "abc"]
+    for name, process in zip("abc", racers, strict=True):
+        process.until(f"ready-{name}")
+    for name in "abc":
+        Path(f"ready-{name}.go").touch()
+    assert sorted(process.wait() for process in racers) == [0, 2, 2], [process.text() for process in racers]
+    losers = [process.text() for process in racers if process.code == 2]
+    assert all("is in use by process" in text or "already holds a run" in text for text in losers)
+    assert len(json.loads(Path("run/run.json").read_text())["run_id"]) == 12
+    assert Path("run/run.log").read_text().count("final model") == 1
+
+
+def test_mode_06_a_used_folder_is_refused_without_resume(corpus, start):
+    """Also where the other run began and ended after the command line was checked."""
+    assert start(lambda: pretrain("--corpus", str(corpus), "--output_dir", "run", "--max_steps", "1"), "a").wait() == 0
+    before = contents(Path("run"))
+    late = start(lambda: pretrain("--corpus", str(corpus), "--output_dir", "run", "--max_steps", "1"), "b")
+    assert late.wait() == 2
+    assert "already holds a run. Give --resume" in late.text()
+    assert contents(Path("run")) == before
+
+    def unchecked() -> int:
+        from llmforge import pretrain as module
+
+        module._refuse_taken_folder = lambda folder: None
+        return pretrain("--corpus", str(corpus), "--output_dir", "run", "--max_steps", "1")
+
+    later = start(unchecked, "c")
+    assert later.wait() == 2
+    assert "already holds a run. Give --resume" in later.text()
+    before.pop("run.lock")
+    after = contents(Path("run"))
+    after.pop("run.lock")
+    assert after == before
+
+
+# The lock itself.
+
+
+def test_a_held_folder_is_refused_also_to_this_process(tmp_path):
+    lock = RunLock(tmp_path)
+    with pytest.raises(ConfigError, match=r"is in use by this process\. Wait until"):
+        RunLock(tmp_path)
+    lock.release()
+    lock.release()
+    RunLock(tmp_path).release()
+
+
+def test_holder_says_who_and_changes_nothing(tmp_path):
+    assert holder(tmp_path) is None
+    assert holder(tmp_path / "nowhere") is None
+    assert list(tmp_path.iterdir()) == []
+    lock = RunLock(tmp_path)
+    found = holder(tmp_path)
+    assert found is not None
+    assert (found.host, found.pid) == (HERE, os.getpid())
+    assert abs(found.since - time.time()) < 60
+    with pytest.raises(ConfigError, match="in use"):
+        refuse_running(tmp_path)
+    lock.release()
+    assert holder(tmp_path) is None
+    refuse_running(tmp_path)
+
+
+def test_a_look_does_not_turn_a_start_away(tmp_path, start):
+    """`holder` holds the lock for an instant; a start waits for that."""
+    (tmp_path / "run.lock").touch()
+
+    def begin() -> None:
+        Path("begun").touch()
+        while not Path("go").exists():
+            time.sleep(0.005)
+        Path("trying").touch()
+        RunLock(tmp_path).release()
+
+    child = start(begin)
+    child.until("begun")
+    with open(tmp_path / "run.lock") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        Path("go").touch()
+        child.until("trying")
+        time.sleep(0.2)
+        assert child.poll() is None
+    assert child.wait() == 0, child.text()
+
+
+def test_a_holder_that_wrote_nothing_yet_is_another_process(tmp_path):
+    with open(tmp_path / "run.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for text in ("", "{", '{"pid": "x"}', "[1]"):
+            (tmp_path / "run.lock").write_text(text)
+            with pytest.raises(ConfigError, match="is in use by another process"):
+                refuse_running(tmp_path)
+        (tmp_path / "run.lock").write_text('{"host": "\\u001b[2Jx", "pid": 7, "since": 0}')
+        with pytest.raises(ConfigError) as told:
+            refuse_running(tmp_path)
+        assert "\x1b" not in str(told.value)
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(StorageError, match="cannot be written"):
+        RunLock(tmp_path / "nowhere")
+
+
+# File systems without locks.
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    monkeypatch.setattr(run_lock, "_flock", lambda *_, **__: None)
+
+
+def dead_pid() -> int:
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
+def test_without_locks_the_record_decides(tmp_path, without_locks, caplog, monkeypatch):
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
+    lock = RunLock(tmp_path)
+    assert [record.message for record in caplog.records if "has no file locks" in record.message] != []
+    found = holder(tmp_path)
+    assert found is not None
+    assert found.pid == os.getpid()
+    with pytest.raises(ConfigError, match=r"in use by this process.*delete .*run\.lock\.claim"):
+        RunLock(tmp_path)
+    lock.release()
+    assert holder(tmp_path) is None
+    RunLock(tmp_path).release()
+
+
+@pytest.mark.parametrize(
+    ("who", "free"),
+    [
+        (lambda: Holder(HERE, dead_pid(), time.time()), True),
+        (
+            lambda: Holder(HERE, os.getpid(), 1.0),
+            True,
+        ),  # its number was used again
+        (lambda: Holder("elsewhere", 1, time.time()), False),
+        (lambda: Holder(), False),
+    ],
+    ids=["dead", "used again", "elsewhere", "unreadable"],
+)
+def test_without_locks_a_dead_holder_of_this_machine_is_recovered(who, free, tmp_path, without_locks):
+    found = who()
+    (tmp_path / "run.lock.claim").write_text(json.dumps({"host": found.host, "pid": found.pid, "since": found.since}))
+    if free:
+        RunLock(tmp_path).release()
+        assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
+    else:
+        with pytest.raises(ConfigError, match=r"is in use by .* If you know that it is gone, delete"):
+            RunLock(tmp_path)
+
+
+def test_without_locks_a_quicker_ones_claim_is_put_back(tmp_path, monkeypatch):
+    path = tmp_path / "run.lock.claim"
+    dead, quicker = Holder(HERE, dead_pid(), 5.0), Holder(HERE, os.getpid(), time.time())
+    path.write_text(json.dumps({"host": quicker.host, "pid": quicker.pid, "since": quicker.since}))
+    run_lock._recover(path, dead)
+    assert Holder.read(path) == quicker
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
