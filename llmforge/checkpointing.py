@@ -50,13 +50,14 @@ class Checkpointing(_Trainer):  # type: ignore[misc, valid-type]
         """Extends `Trainer._init_training_state`: the best checkpoint is the one of its step in this run's folder.
 
         Stock goes by the path it was written to; of a run that was moved, or is resumed from another
-        working folder, it forgets the best one. And a checkpoint that plain Trainer wrote may lack our
-        callback's state.
+        working folder, it forgets the best one. It also goes on logging, evaluating and saving as often as was
+        said then, whatever is said now. And a checkpoint that plain Trainer wrote may lack our callback's state.
         """
         window = self._loss_window()
         window.loss, window.steps = 0.0, 0
         begun = super()._init_training_state(*args, **kwargs)
-        _, steps_an_epoch, _, resumed_from, trial = args
+        max_steps, steps_an_epoch, _, resumed_from, trial = args
+        self.state.compute_steps(self.args, max_steps)
         self.state.stateful_callbacks.setdefault(LossWindow.__name__, window.state())
         self.checkpoints.begin(resumed_from, trial)
         self._due = evaluation_is_due(self.state, self.args, steps_an_epoch)

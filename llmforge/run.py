@@ -72,17 +72,24 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
 def _recorded(config: PretrainConfig, data: PreparedDataset, path: Path) -> Iterator[RunFolder]:
     """The run with its records, from the start to any end."""
     training = config.training
-    # Read and hashed in one process of each machine, for all.
-    found = rank_zero_first()(lambda: _find(path, config)) if config.run.resume else None
-    checkpoint = Path(found) if found else None
-    run = RunFolder(path, is_main=rank() == 0, checkpoint=checkpoint)
-    _refuse_drift(run, config, data)
-    training.run_name = training.run_name or path.name
+    handler = None
     try:
-        handler = add_log_file(path / "run.log")
+        if config.run.resume:
+            handler = add_log_file(path / "run.log")  # which checkpoints are passed over, and why, belongs there
+        # Read and hashed in one process of each machine, for all.
+        found = rank_zero_first()(lambda: _find(path, config)) if config.run.resume else None
+        checkpoint = Path(found) if found else None
+        run = RunFolder(path, is_main=rank() == 0, checkpoint=checkpoint)
+        _refuse_drift(run, config, data)
+        training.run_name = training.run_name or path.name
+        handler = handler or add_log_file(path / "run.log")
         run.begin()
     except OSError as error:
+        remove_log_file(handler)
         raise StorageError(f"--output_dir {path} cannot be written: {error.strerror}.", "Choose another folder.") from error
+    except BaseException:
+        remove_log_file(handler)
+        raise
     try:
         if config.run.resume:
             training.eval_on_start = training.eval_on_start and checkpoint is None

@@ -14,7 +14,7 @@ from helpers import write_documents
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmforge import pretrain
-from llmforge.checkpoints.manifest import write_manifest
+from llmforge.checkpoints.manifest import verify, write_manifest
 from llmforge.errors import ConfigError
 from llmforge.runtime.commands import run_command
 
@@ -216,6 +216,50 @@ def test_the_same_rows_a_step_in_other_portions_is_the_same_run(finished):
     portions = ["--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2", "--max_steps", "5"]
     assert command("--corpus", str(finished), "--output_dir", "run", "--resume", *portions) == 0
     assert record("run")["step"] == 5
+
+
+def test_mode_12_each_difference_has_to_be_named_and_is_then_trained_with(finished, capsys):
+    words = ["--corpus", finished, "--output_dir", "run", "--resume", "--max_steps", "5", "--logging_steps", "1"]
+    words += ["--learning_rate", "0.25", "--weight_decay", "0.5", "--lr_scheduler_type", "constant_with_warmup"]
+    assert command(*words) == 2
+    refusal = "--accept_changes weight_decay,learning_rate,lr_scheduler_type"
+    assert set(last_line(capsys).split(refusal[:17])[1].split()[0].split(",")) == set(refusal.split()[1].split(","))
+    assert command(*words, "--accept_changes", "learning_rate,lr_scheduler_type") == 2
+    assert "run has --weight_decay 0.1, not 0.5." in last_line(capsys)
+    assert command(*words, "--accept_changes", "learning_rate,lr_scheduler_type,weight_decay") == 0
+    lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert {line["step"]: line["learning_rate"] for line in lines if line["step"] > 3 and "learning_rate" in line} == {
+        4: 0.25,
+        5: 0.25,
+    }
+
+
+def test_mode_10_the_newest_damaged_the_one_before_it_is_taken_and_all_damaged_is_exit_4(finished, capsys):
+    words = [
+        "--corpus",
+        finished,
+        "--output_dir",
+        "run",
+        "--resume",
+        "--max_steps",
+        "5",
+        "--save_steps",
+        "1",
+        "--eval_steps",
+        "1",
+    ]
+    assert command(*words) == 0
+    os.truncate("run/checkpoint-5/model.safetensors", 1000)
+    capsys.readouterr()
+    assert command(*words) == 0
+    told = Path("run/run.log").read_text()
+    assert "checkpoint-5 is passed over: model.safetensors: has 1000 bytes" in told
+    assert "resuming from checkpoint-4" in told
+    assert verify(Path("run/checkpoint-5")) == []
+    for path in Path("run").glob("checkpoint-*"):
+        (path / "manifest.json").write_text("")
+    assert command(*words) == 4
+    assert "checkpoints in run can be used" in last_line(capsys)
 
 
 def test_another_run_s_checkpoint_is_compared_with_that_run(finished, tmp_path, capsys):

@@ -72,13 +72,11 @@ def refuse_drift(where: str, found: Mapping[str, tuple[Any, Any]], accepted: Col
     for name, (then, now) in found.items():
         if name not in refused:
             logger.warning("accepted: %s is %s, was %s", name, now, then)
+    never = {name: refused[name] for name in _NEVER if name in refused}
     if refused:
-        told = "; ".join(_sentence(name, then, now) for name, (then, now) in refused.items())
-        never = [f"--{name} {refused[name][0]}" for name in refused if name in _NEVER]
-        raise ConfigError(
-            f"{where} {told}.",
-            f"Give {never[0]}." if never else f"Give the same, or --accept_changes {','.join(refused)} to go on all the same.",
-        )
+        told = "; ".join(_sentence(name, then, now) for name, (then, now) in (never or refused).items())
+        remedy = f"Give the same, or --accept_changes {','.join(refused)} to go on all the same."
+        raise ConfigError(f"{where} {told}.", next((f"Give --{name} {then}." for name, (then, _) in never.items()), remedy))
 
 
 def _sentence(name: str, then: Any, now: Any) -> str:

@@ -16,7 +16,7 @@ _STATE = ("optimizer.pt", "scheduler.pt")
 _NEEDED = ("trainer_state.json", "config.json")
 _RNG, _SCALER = "rng_state.pth", "scaler.pt"
 
-#: Checkpoints that this process has read and found sound.
+#: What `find_checkpoint` has just read and found sound; the training that begins with it needs not read it again.
 _sound: set[Path] = set()
 
 
@@ -108,8 +108,6 @@ def _problem(path: Path, deep: bool, fresh_optimizer: bool, scaler: bool, commit
 
 
 def _soundness(path: Path, deep: bool) -> list[str]:
-    if path.resolve() in _sound:
-        return []
     problems = verify(path, deep)
     if deep and not problems:
         _sound.add(path.resolve())
@@ -128,7 +126,9 @@ def require_sound(checkpoint: Path, fresh_optimizer: bool = False, scaler: bool 
     Raises:
         CheckpointError: Saying what is wrong with it.
     """
-    find_checkpoint(checkpoint.parent, str(checkpoint.resolve()), True, fresh_optimizer, scaler)
+    just_read = checkpoint.resolve() in _sound
+    _sound.clear()
+    find_checkpoint(checkpoint.parent, str(checkpoint.resolve()), not just_read, fresh_optimizer, scaler)
 
 
 @contextlib.contextmanager

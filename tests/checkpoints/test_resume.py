@@ -255,8 +255,11 @@ def test_mode_10_control_without_verification_the_damage_is_not_seen(tmp_path, m
     assert find_checkpoint(tmp_path) == newest
 
 
-def test_one_that_was_found_sound_is_read_once(tmp_path, monkeypatch):
+def test_one_that_was_just_found_sound_is_read_once(tmp_path):
+    """By the run that looks for it, and not again by the training that begins with it; but by the next one."""
     path = checkpoint(tmp_path, "checkpoint-10")
     assert find_checkpoint(tmp_path) == path
-    monkeypatch.setattr("llmforge.checkpoints.resume.verify", lambda *_: 1 / 0)
+    (path / "optimizer.pt").write_text("[]")
     require_sound(path)
+    with pytest.raises(CheckpointError, match="another SHA-256"):
+        require_sound(path)
