@@ -16,6 +16,7 @@ import pytest
 from llmforge import storage
 from llmforge.errors import DataError, StorageError
 from llmforge.storage import (
+    Placing,
     append_json_line,
     is_disk_full,
     keep_json_lines,
@@ -46,6 +47,36 @@ def test_text_is_written_as_given(tmp_path: Path):
 def test_written_file_has_the_usual_mode(tmp_path: Path):
     (tmp_path / "plain").touch()
     assert write_text(tmp_path / "a", "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_files_that_are_placed_together_are_all_there_at_the_end(tmp_path: Path):
+    with Placing(waiting=2) as placing:
+        for number in range(20):
+            with new_file(tmp_path / f"{number}", placing) as path:
+                path.write_text(str(number))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {str(number): str(number) for number in range(20)}
+
+
+@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+def test_a_file_that_cannot_be_placed_later_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str):
+    write_text(tmp_path / "a", "old")
+    monkeypatch.setattr(os, step, fail)
+    with (
+        pytest.raises(StorageError, match=r"Cannot write .*a: No space left"),
+        Placing() as placing,
+        new_file(tmp_path / "a", placing) as path,
+    ):
+        path.write_text("new")
+    assert names(tmp_path) == {"a"}
+    assert (tmp_path / "a").read_text() == "old"
+
+
+def test_an_error_of_the_reader_waits_for_what_is_being_placed(tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), Placing() as placing:
+        with new_file(tmp_path / "a", placing) as path:
+            path.write_text("new")
+        raise ZeroDivisionError
+    assert names(tmp_path) == {"a"}
 
 
 @pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])

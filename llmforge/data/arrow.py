@@ -1,7 +1,6 @@
-"""Arrow arrays straight from numpy's memory.
+"""Arrow arrays straight from numpy's memory, and back.
 
-`pyarrow.array` looks whether it was given something of pandas, and imports pandas for it, which
-takes longer than what small corpora need in all.
+`pyarrow.array` and `to_numpy` import pandas, which takes longer than what small corpora need in all.
 """
 
 from __future__ import annotations
@@ -17,6 +16,13 @@ def numbers(values: np.ndarray) -> pa.Array:
     """`values` as they lie in memory; 1-D."""
     values = np.ascontiguousarray(values)
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def as_numpy(values: pa.Array) -> np.ndarray:
+    """Numbers without nulls, as they lie in memory."""
+    dtype = values.type.to_pandas_dtype()
+    buffer = values.buffers()[1]
+    return np.zeros(0, dtype) if buffer is None else np.frombuffer(buffer, dtype)[values.offset :][: len(values)]
 
 
 def strings(values: Sequence[str], kind: Any) -> pa.Array:

@@ -9,17 +9,20 @@ import os
 import signal as signals
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from llmforge.configs.data import DataArguments
 from llmforge.configs.source import Source
+from llmforge.data.arrow import as_numpy
 from llmforge.data.boilerplate import block_hashes
 from llmforge.data.cleaning import clean_document
 from llmforge.data.dedup import PERMUTATIONS, SIGNATURE_VERSION, signatures, text_hash
@@ -35,14 +38,16 @@ from llmforge.errors import DataError
 from llmforge.runtime.children import without_script
 from llmforge.runtime.devices import available_cores
 from llmforge.runtime.logs import logger
-from llmforge.storage import cache_root
+from llmforge.storage import Placing, cache_root
 
 #: Raised whenever reading or cleaning gives other documents than before from the same files.
 READING = 1
 #: A corpus has some so many shards, of at least and at most so many bytes.
-_SHARDS, _SMALLEST, _LARGEST = 128, 2**18, 2**24
+_SHARDS, _SMALLEST, _LARGEST = 64, 2**20, 2**24
 #: One name in so many ends a shard that is large enough: borders hang on names, so that a new file changes one shard only.
 _BORDER = 8
+#: Bytes of small shards that are made together.
+_MADE_TOGETHER = 2**22
 #: Below so many bytes to read, a second process costs more than it gives.
 _WORTH_A_PROCESS = 16 * 2**20
 _SIGNED_AT_ONCE = 2**18
@@ -69,17 +74,23 @@ class _Job:
         return sum(unit.size for unit in self.units)
 
 
-def _make(job: _Job) -> Path:
+def _make_several(jobs: Sequence[_Job]) -> None:
+    """Make shards, which are all in place at the end."""
+    with Placing() as placing:
+        for job in jobs:
+            _make(job, placing)
+
+
+def _make(job: _Job, placing: Placing) -> None:
     """Read, clean and sign the documents of one shard."""
     nothing = np.zeros(0, dtype=np.uint32)
-    with text_shard(job.path, PERMUTATIONS if job.shingle else 0) as writer:
-        for documents in _together(_read(job, writer.account)):
+    with text_shard(job.path, PERMUTATIONS if job.shingle else 0, placing) as writer:
+        for documents in _batched(_read(job, writer.account)):
             contents = [document.text if document.ids is None else document.ids for document in documents]
             signed = signatures(contents, job.shingle) if job.shingle else [nothing] * len(documents)
             for document, content, signature in zip(documents, contents, signed, strict=True):
                 blocks = block_hashes(document.text, document.kind) if document.ids is None else nothing
                 writer.add(document, text_hash(content), split_position(content, job.seed), signature, blocks)
-    return job.path
 
 
 def _read(job: _Job, account: Account) -> Iterator[Document]:
@@ -91,7 +102,7 @@ def _read(job: _Job, account: Account) -> Iterator[Document]:
                 yield from (cleaned,) if whole else cut_sections(cleaned, job.sections)
 
 
-def _together(documents: Iterator[Document]) -> Iterator[list[Document]]:
+def _batched(documents: Iterator[Document]) -> Iterator[list[Document]]:
     """The documents in lists of some hundred kilobytes: signing many short ones at once is several times as fast."""
     waiting: list[Document] = []
     size = 0
@@ -127,10 +138,13 @@ class Corpus:
     def _column(self, name: str) -> pa.ChunkedArray:
         return pa.chunked_array([chunk for _, shard in self.shards for chunk in shard.column(name).chunks])
 
+    def _numbers(self, name: str, dtype: Any) -> np.ndarray:
+        return np.concatenate([np.zeros(0, dtype), *map(as_numpy, self._column(name).chunks)])
+
     @cached_property
     def sizes(self) -> np.ndarray:
         """UTF-8 bytes of each document; int64."""
-        return self._column("size").to_numpy()
+        return self._numbers("size", np.int64)
 
     @cached_property
     def names(self) -> pa.ChunkedArray:
@@ -144,9 +158,8 @@ class Corpus:
 
     def blocks(self, source: int) -> np.ndarray:
         """Hashes of the blocks of a source's documents, one behind the other; uint64."""
-        chunks = [
-            c.flatten().to_numpy() for number, shard in self.shards if number == source for c in shard.column("blocks").chunks
-        ]
+        own = (shard for number, shard in self.shards if number == source)
+        chunks = [as_numpy(chunk.flatten()) for shard in own for chunk in shard.column("blocks").chunks]
         return np.concatenate([np.zeros(0, np.uint64), *chunks])
 
     def first_with(self, block: int) -> int:
@@ -158,13 +171,10 @@ class Corpus:
         start = 0
         for _, shard in self.shards:
             for chunk in shard.column("blocks").chunks:
-                places = np.flatnonzero(chunk.flatten().to_numpy() == np.uint64(block))
+                places = np.flatnonzero(as_numpy(chunk.flatten()) == np.uint64(block))
                 if len(places):
-                    return (
-                        start
-                        + int(np.searchsorted(chunk.offsets.to_numpy() - chunk.offsets[0].as_py(), places[0], side="right"))
-                        - 1
-                    )
+                    offsets = as_numpy(chunk.offsets)
+                    return start + int(np.searchsorted(offsets - offsets[0], places[0], side="right")) - 1
                 start += len(chunk)
         raise KeyError(block)
 
@@ -185,12 +195,12 @@ class Corpus:
     @cached_property
     def positions(self) -> np.ndarray:
         """Places among the splits, in [0, 1); float64."""
-        return self._column("position").to_numpy()
+        return self._numbers("position", np.float64)
 
     @cached_property
     def signatures(self) -> np.ndarray:
         """MinHash signatures; uint32, ``(documents, length)``."""
-        chunks = [chunk.flatten().to_numpy() for chunk in self._column("signature").chunks]
+        chunks = [as_numpy(chunk.flatten()) for chunk in self._column("signature").chunks]
         return np.concatenate([np.zeros(0, np.uint32), *chunks]).reshape(len(self), -1)
 
     @cached_property
@@ -320,25 +330,38 @@ def _make_all(jobs: Sequence[_Job], workers: int | None, progress: Callable[[int
     total = sum(job.size for job in jobs)
     workers = min(workers or available_cores(), len(jobs))
     done = 0
-    left = list(jobs)
+    # Largest first, so that no process is left alone with one at the end.
+    left = deque(_together(sorted(jobs, key=lambda job: -job.size)))
+
+    def made() -> None:
+        nonlocal done
+        done += sum(job.size for job in left.popleft())
+        progress(done, total)
+
     if workers > 1 and total >= _WORTH_A_PROCESS:
-        # Largest first, so that no process is left alone with one at the end.
-        left.sort(key=lambda job: -job.size)
         try:
             with _processes(workers) as pool:
                 with without_script():
-                    made = pool.map(_make, left)
-                for job, _ in zip(list(left), made, strict=True):
-                    left.remove(job)
-                    done += job.size
-                    progress(done, total)
+                    answers = pool.map(_make_several, left)
+                for _ in answers:
+                    made()
         except BrokenExecutor:
             logger.warning("data: a reading process was lost; going on with one")
-    for job in left:
-        if not job.path.exists() or not all(unit.digest for unit in job.units):
-            _make(job)
-        done += job.size
-        progress(done, total)
+    while left:
+        _make_several([job for job in left[0] if not job.path.exists() or not all(unit.digest for unit in job.units)])
+        made()
+
+
+def _together(jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
+    """Jobs that one process does one after the other: the files of small ones are synced together."""
+    group: list[_Job] = []
+    for job in jobs:
+        group.append(job)
+        if sum(job.size for job in group) >= _MADE_TOGETHER:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _processes(workers: int) -> Executor:

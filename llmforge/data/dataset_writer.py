@@ -16,7 +16,7 @@ import numpy as np
 
 from llmforge.data.arrow import numbers
 from llmforge.data.packing import Rows
-from llmforge.storage import write_json
+from llmforge.storage import json_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +28,7 @@ _SEGMENT_COLUMNS = ("segment_lengths", "segment_targets", "segment_documents")
 
 def write_dataset_dict(folder: Path, splits: list[str]) -> None:
     """Say which splits lie in `folder`, so that `datasets.load_from_disk` finds them."""
-    write_json(folder / "dataset_dict.json", {"splits": splits})
+    (folder / "dataset_dict.json").write_text(json_text({"splits": splits}), encoding="utf-8")
 
 
 def features(block_size: int, dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -150,5 +150,5 @@ class SplitWriter:
             "_split": None,
         }
         info = {"citation": "", "description": "", "features": self._features, "homepage": "", "license": ""}
-        write_json(self.folder / "dataset_info.json", info)
-        write_json(self.folder / "state.json", state)
+        for name, value in {"dataset_info.json": info, "state.json": state}.items():
+            (self.folder / name).write_text(json_text(value), encoding="utf-8")

@@ -9,19 +9,22 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from llmforge.data.arrow import as_numpy
 from llmforge.data.boilerplate import trim
 from llmforge.data.corpus import Corpus
 from llmforge.data.dataset_writer import SplitWriter
 from llmforge.data.packing import Batch, pack_split, take
 from llmforge.data.shards import IdsShard, TextShard, digest, shard_path, write_ids
 from llmforge.fast_tokens import Encoder
-from llmforge.storage import cache_root
+from llmforge.storage import Placing, cache_root
 from llmforge.tokenization import TextTokenizer
 
 #: Bytes of text below which the fast encoder takes longer to load than it gains.
 _WORTH_LOADING = 1_500_000
 #: Bytes of text that are encoded together.
 _TOGETHER = 8_000_000
+#: Ids that are counted at a time: numpy makes eight bytes of each, which shall stay in the processor's cache.
+_COUNTED_AT_ONCE = 2**18
 
 
 class TokenizedCorpus:
@@ -73,21 +76,17 @@ class TokenizedCorpus:
         total = sum(entry.size for entry in missing)
         encoder = Encoder(self.tokenizer, fast=total > _WORTH_LOADING) if missing else None
         done = 0
-        for group in _grouped(missing):
-            assert encoder is not None
-            if len(group) == 1:
-                write_ids(group[0].path, (_encoded(batch, encoder, group[0].blocks) for batch in group[0].batches()), self.dtype)
-            else:
-                # Small shards together: each batch costs a comparison with the slow way.
-                texts = [[text for batch in entry.batches() for text in _texts(batch, entry.blocks)] for entry in group]
-                flat, lengths = encoder.encode_batch([text for own in texts for text in own])
-                ends = np.cumsum([0, *map(len, texts)])
-                places = np.concatenate(([0], np.cumsum(lengths)))
-                for entry, first, last in zip(group, ends[:-1], ends[1:], strict=True):
-                    own = flat[places[first] : places[last]], lengths[first:last]
-                    write_ids(entry.path, [own], self.dtype)
-            done += sum(entry.size for entry in group)
-            progress(done, total)
+        with Placing() as placing:
+            for group in _grouped(missing):
+                assert encoder is not None
+                if len(group) == 1:
+                    entry = group[0]
+                    found = (_encoded(batch, encoder, entry.blocks) for batch in entry.batches())
+                    write_ids(entry.path, found, self.dtype, placing)
+                else:
+                    _encode_together(group, encoder, placing)
+                done += sum(entry.size for entry in group)
+                progress(done, total)
 
     def batches(self, repeats: np.ndarray, numbers: np.ndarray) -> Iterator[Batch]:
         """The documents, each as often as `repeats` says, in the corpus's order, pass by pass.
@@ -119,8 +118,8 @@ class TokenizedCorpus:
 
         def counted() -> Iterator[Batch]:
             for batch in self.batches(repeats, numbers):
-                if count:
-                    counts = np.bincount(batch.ids, minlength=len(self.used))
+                for start in range(0, len(batch.ids) if count else 0, _COUNTED_AT_ONCE):
+                    counts = np.bincount(batch.ids[start : start + _COUNTED_AT_ONCE], minlength=len(self.used))
                     counts[: len(self.used)] += self.used
                     self.used = counts
                 yield batch
@@ -159,6 +158,17 @@ def _grouped(entries: list[_Entry]) -> Iterator[list[_Entry]]:
         yield group
 
 
+def _encode_together(group: list[_Entry], encoder: Encoder, placing: Placing) -> None:
+    """Encode small shards in one batch: each batch costs a comparison with the slow way."""
+    texts = [[text for batch in entry.batches() for text in _texts(batch, entry.blocks)] for entry in group]
+    flat, lengths = encoder.encode_batch([text for own in texts for text in own])
+    ends = np.cumsum([0, *map(len, texts)])
+    places = np.concatenate(([0], np.cumsum(lengths)))
+    for entry, first, last in zip(group, ends[:-1], ends[1:], strict=True):
+        own = flat[places[first] : places[last]], lengths[first:last]
+        write_ids(entry.path, [own], encoder.dtype, placing)
+
+
 def _texts(batch: pa.RecordBatch, blocks: frozenset[int]) -> list[str]:
     texts: list[str] = batch.column("text").to_pylist()
     if blocks:
@@ -169,6 +179,6 @@ def _texts(batch: pa.RecordBatch, blocks: frozenset[int]) -> list[str]:
 def _encoded(batch: pa.RecordBatch, encoder: Encoder, blocks: frozenset[int]) -> tuple[np.ndarray, np.ndarray]:
     if len(batch) and batch.column("is_ids")[0].as_py():  # a source has texts or ids
         given = batch.column("ids")
-        offsets = given.offsets.to_numpy()
-        return given.values.to_numpy()[offsets[0] : offsets[-1]], np.diff(offsets)
+        offsets = as_numpy(given.offsets)
+        return as_numpy(given.values)[offsets[0] : offsets[-1]], np.diff(offsets)
     return encoder.encode_batch(_texts(batch, blocks))

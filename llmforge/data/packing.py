@@ -27,6 +27,8 @@ from llmforge.data.bins import first_places
 WINDOW_TOKENS = 2**26
 #: Tokens of the rows that are made at a time; the numpy index that gathers them takes eight bytes each.
 _BLOCK_TOKENS = 2**20
+#: Tokens from which a run is copied as one; shorter ones are gathered token by token.
+_LONG_RUN = 80
 
 
 @dataclass
@@ -211,6 +213,18 @@ def _cut(ids: np.ndarray, lengths: np.ndarray, block_size: int, separator: int) 
     return {"document": document, "opens": opens, "source": source, "length": length, "target": target}
 
 
+def _gather(into: np.ndarray, goals: np.ndarray, ids: np.ndarray, sources: np.ndarray, counts: np.ndarray) -> None:
+    """Copy runs of ids: `counts` of them, from `sources` to `goals`."""
+    if counts.sum() > _LONG_RUN * len(counts):
+        for goal, source, count in zip(goals.tolist(), sources.tolist(), counts.tolist(), strict=True):
+            into[goal : goal + count] = ids[source : source + count]
+        return
+    before = np.cumsum(counts) - counts
+    every = np.arange(int(counts.sum()))
+    # Each token of a run lies as far from the run's first one as before.
+    into[np.repeat(goals - before, counts) + every] = ids[np.repeat(sources - before, counts) + every]
+
+
 def _pack_window(parts: list[Batch], block_size: int, separator: int, pad: int) -> Iterator[Rows]:
     ids = parts[0].ids if len(parts) == 1 else np.concatenate([part.ids for part in parts])
     lengths = np.concatenate([part.lengths for part in parts])
@@ -231,12 +245,7 @@ def _pack_window(parts: list[Batch], block_size: int, separator: int, pad: int) 
         flat = np.full((last - first) * block_size, pad, dtype=ids.dtype)
         flat[starts[piece["opens"]]] = separator
         copied = piece["length"] - piece["opens"]
-        before = np.cumsum(copied) - copied
-        every = np.arange(int(copied.sum()))
-        # Each token of a piece lies as far from the piece's first one as before.
-        flat[np.repeat(starts + piece["opens"] - before, copied) + every] = ids[
-            np.repeat(piece["source"] - before, copied) + every
-        ]
+        _gather(flat, starts + piece["opens"], ids, piece["source"], copied)
         yield Rows(
             flat.reshape(-1, block_size),
             (ends[first : last + 1] - ends[first]).astype(np.int32),

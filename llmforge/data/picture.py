@@ -3,42 +3,79 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal as signals
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
 from llmforge.runtime.children import without_script
 
 
-@contextmanager
-def lengths_drawn(tokens: Mapping[str, np.ndarray], block_size: int, path: Path) -> Iterator[None]:
-    """Draw the picture beside the work of the block, in a process of its own; it is there when the block has ended.
+class LengthsPicture:
+    """Draws the picture in a process of its own, beside the work of the block; a context manager.
 
-    Importing matplotlib and drawing take longer than packing a small corpus.
-
-    Args:
-        tokens: Split → tokens of each of its documents.
-        block_size: Tokens in a row.
-        path: The PNG to write.
+    Importing matplotlib and drawing take longer than packing a small corpus, so the process is started before it is
+    known what to draw.
     """
-    if "matplotlib.figure" in sys.modules or multiprocessing.current_process().daemon:
-        yield
-        _draw(_counted(tokens), block_size, path)
-        return
-    process = multiprocessing.get_context("spawn").Process(target=_draw, args=(_counted(tokens), block_size, path), daemon=True)
-    with without_script():
-        process.start()
+
+    def __init__(self) -> None:
+        self._process: SpawnProcess | None = None
+        if "matplotlib.figure" in sys.modules or multiprocessing.current_process().daemon:
+            return  # here it takes a moment, or a process may not be started
+        context = multiprocessing.get_context("spawn")
+        theirs, self._told = context.Pipe(duplex=False)
+        self._process = context.Process(target=_wait_and_draw, args=(theirs,), daemon=True)
+        with without_script():
+            self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> LengthsPicture:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._process is not None:
+            self._told.close()
+            self._process.kill()
+            self._process.join()
+
+    def draw(self, tokens: Mapping[str, np.ndarray], block_size: int, path: Path) -> None:
+        """Begin to draw; `finish` must follow.
+
+        Args:
+            tokens: Split → tokens of each of its documents.
+            block_size: Tokens in a row.
+            path: The PNG to write.
+        """
+        self._asked = _counted(tokens), block_size, path
+        if self._process is not None:
+            try:
+                self._told.send(self._asked)
+            except OSError:  # it is gone: `finish` sees that
+                return
+
+    def finish(self) -> None:
+        """Wait for the picture."""
+        if self._process is not None:
+            self._process.join()
+            if self._process.exitcode == 0:
+                return
+        _draw(*self._asked)
+
+
+def _wait_and_draw(told: Connection) -> None:
+    signals.signal(signals.SIGINT, signals.SIG_IGN)  # Ctrl-C is the parent's to answer
+    import matplotlib.figure  # noqa: F401
+
     try:
-        yield
-        process.join()
-    finally:
-        process.kill()
-        process.join()
-    if process.exitcode:
-        _draw(_counted(tokens), block_size, path)
+        asked = told.recv()
+    except EOFError:  # there is nothing to draw
+        return
+    _draw(*asked)
 
 
 def _counted(tokens: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
+from llmforge.data import arrow
 from llmforge.data.allot import Allotment, allot, tokenizer_sample, training_texts
 from llmforge.data.card import markdown, source_cards, split_card, tokenizer_card, vocabulary_line
 from llmforge.data.corpus import READING, Corpus, read_shards
@@ -23,7 +24,7 @@ from llmforge.data.dataset_writer import write_dataset_dict
 from llmforge.data.documents import IdRange
 from llmforge.data.encode import TokenizedCorpus
 from llmforge.data.mixing import mix
-from llmforge.data.picture import lengths_drawn
+from llmforge.data.picture import LengthsPicture
 from llmforge.data.prepared import CARD, CONTENT, DOCUMENTS, ROW_FORMAT, PreparedDataset, load_prepared
 from llmforge.data.shards import digest, sweep_shards
 from llmforge.data.sources.cutting import FEW_DOCUMENTS
@@ -31,7 +32,7 @@ from llmforge.errors import ConfigError
 from llmforge.runtime.launch import rank
 from llmforge.runtime.logs import logger, printable
 from llmforge.runtime.versions import installed_versions
-from llmforge.storage import cache_root, new_folder, sweep_partial, write_json, write_text
+from llmforge.storage import cache_root, json_text, new_folder, sweep_partial
 from llmforge.tokenization import FILES, fetch, load, train_tokenizer
 
 #: What of the data's settings makes other rows; the rest says where text is or how it is read, which the content shows.
@@ -94,6 +95,14 @@ def prepare_dataset(
     if target is not None:
         sweep_partial(target.parent, target.name)
         tokenizer = _keep_tokenizer(target, tokenizer)
+    with LengthsPicture() as picture:
+        return _prepare(data, tokenizer, target, picture)
+
+
+def _prepare(
+    data: DataArguments, tokenizer: TokenizerArguments, output_dir: Path | None, picture: LengthsPicture
+) -> PreparedDataset:
+    """`prepare_dataset` from a corpus."""
     stages = _Stages()
     given = _given_tokenizer(tokenizer)
     with stages.stage("reading") as progress:
@@ -117,7 +126,7 @@ def prepare_dataset(
     content = digest([corpus.hashes.tobytes(), *corpus.names.to_pylist()])
     settings = _settings(data)
     fingerprint = digest([json.dumps([ROW_FORMAT, READING, content, settings, tokenizer_hash])])
-    target = target or cache_root() / "datasets" / fingerprint
+    target = output_dir or cache_root() / "datasets" / fingerprint
     if (target / CARD).exists():
         found = load_prepared(target)
         if found.fingerprint == fingerprint:
@@ -129,13 +138,13 @@ def prepare_dataset(
     card: dict[str, Any] = {"fingerprint": fingerprint, "row_format": ROW_FORMAT, "versions": installed_versions()}
     with new_folder(target, replace=output_dir is not None) as staging:
         with stages.stage("packing"):
-            card |= _write_splits(staging, corpus, tokens, allotment, data)
+            card |= _write_splits(staging, corpus, tokens, allotment, data, picture)
         shutil.copytree(folder, staging / "tokenizer")
         card |= source_cards(corpus, content) | {"settings": settings, "dropped": allotment.dropped.as_json()}
         card["tokenizer"] = tokenizer_card(tokens, tokenizer_hash, trained=given is None)
         card |= {"boilerplate": allotment.boilerplate, "clusters": allotment.clusters, "seconds": stages.seconds}
-        write_text(staging / "data_card.md", markdown(card))
-        write_json(staging / CARD, card)
+        (staging / "data_card.md").write_text(markdown(card), encoding="utf-8")
+        (staging / CARD).write_text(json_text(card), encoding="utf-8")
     sweep_shards(cache_root())
     return load_prepared(target)
 
@@ -258,21 +267,22 @@ def _mixed(corpus: Corpus, tokens: TokenizedCorpus, repeats: dict[str, np.ndarra
 
 
 def _write_splits(
-    folder: Path, corpus: Corpus, tokens: TokenizedCorpus, allotment: Allotment, data: DataArguments
+    folder: Path, corpus: Corpus, tokens: TokenizedCorpus, allotment: Allotment, data: DataArguments, picture: LengthsPicture
 ) -> dict[str, Any]:
     repeats = {name: chosen.astype(np.int64) for name, chosen in allotment.splits.items()}
     mixture = _mixed(corpus, tokens, repeats, data)
     numbers = np.cumsum(np.sum(list(repeats.values()), axis=0) > 0) - 1
     lengths = {name: tokens.lengths[times > 0] for name, times in repeats.items()}
     cards: dict[str, Any] = {}
-    with lengths_drawn(lengths, data.block_size, folder / "document_lengths.png"):
-        for name, times in repeats.items():
-            written = tokens.write_split(folder / "dataset" / name, times, numbers, data.block_size, count=name == "train")
-            places = np.repeat(np.arange(len(times)), times)
-            sizes = corpus.sizes[places], tokens.lengths[places]
-            cards[name] = split_card(*sizes, written.rows, written.tokens, data.block_size)
-        write_dataset_dict(folder / "dataset", list(cards))
-        _write_documents(folder / DOCUMENTS, corpus, tokens, repeats, numbers)
+    picture.draw(lengths, data.block_size, folder / "document_lengths.png")
+    for name, times in repeats.items():
+        written = tokens.write_split(folder / "dataset" / name, times, numbers, data.block_size, count=name == "train")
+        places = np.repeat(np.arange(len(times)), times)
+        sizes = corpus.sizes[places], tokens.lengths[places]
+        cards[name] = split_card(*sizes, written.rows, written.tokens, data.block_size)
+    write_dataset_dict(folder / "dataset", list(cards))
+    _write_documents(folder / DOCUMENTS, corpus, tokens, repeats, numbers)
+    picture.finish()
     return {"splits": cards, "mixture": mixture}
 
 
@@ -284,6 +294,6 @@ def _write_documents(
             members = np.flatnonzero(times)
             columns = (numbers, corpus.source_numbers, corpus.sizes, tokens.lengths)
             figures = zip(*(column[members].tolist() for column in columns), strict=True)
-            for name, (number, source, size, length) in zip(corpus.names.take(members), figures, strict=True):
+            for name, (number, source, size, length) in zip(corpus.names.take(arrow.numbers(members)), figures, strict=True):
                 line = {"document": number, "split": split, "source": source, "name": str(name), "bytes": size, "tokens": length}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmforge.data.arrow import lists, numbers, strings
+from llmforge.data.arrow import as_numpy, lists, numbers, strings
 from llmforge.data.documents import Account, Document
-from llmforge.storage import new_file, sweep_partial
+from llmforge.storage import Placing, new_file, sweep_partial
 
 #: Bytes of text, or tokens, in a batch of a shard: the unit that is in memory at a time.
 BATCH = 4 * 2**20
@@ -113,15 +113,16 @@ class TextShardWriter:
 
 
 @contextmanager
-def text_shard(path: Path, signature: int) -> Iterator[TextShardWriter]:
+def text_shard(path: Path, signature: int, placing: Placing | None = None) -> Iterator[TextShardWriter]:
     """A writer of the text shard at `path`, which is there when the block has ended well.
 
     Args:
         path: Its file in the cache.
         signature: Length of the MinHash signatures; 0 where there are none.
+        placing: Puts it in place later, with others.
     """
     options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
-    with new_file(path) as temporary, pa.ipc.new_file(str(temporary), _text_schema(signature), options=options) as sink:
+    with new_file(path, placing) as temporary, pa.ipc.new_file(str(temporary), _text_schema(signature), options=options) as sink:
         writer = TextShardWriter(sink, signature)
         yield writer
         writer.finish()
@@ -177,15 +178,17 @@ class IdsShard(_Shard):
             reader = pa.ipc.open_file(file)
             for number in range(reader.num_record_batches):
                 column = reader.get_batch(number).column("ids")
-                offsets = column.offsets.to_numpy()
-                found.append((column.values.to_numpy(zero_copy_only=True)[offsets[0] : offsets[-1]], np.diff(offsets)))
+                offsets = as_numpy(column.offsets)
+                found.append((as_numpy(column.values)[offsets[0] : offsets[-1]], np.diff(offsets)))
         return found
 
 
-def write_ids(path: Path, batches: Iterable[tuple[np.ndarray, np.ndarray]], dtype: np.dtype[Any]) -> IdsShard:
+def write_ids(
+    path: Path, batches: Iterable[tuple[np.ndarray, np.ndarray]], dtype: np.dtype[Any], placing: Placing | None = None
+) -> IdsShard:
     """Write the ids shard at `path` from flat ids and lengths, a batch at a time."""
     schema = pa.schema({"ids": pa.large_list(pa.from_numpy_dtype(dtype))})
-    with new_file(path) as temporary, pa.ipc.new_file(str(temporary), schema) as sink:
+    with new_file(path, placing) as temporary, pa.ipc.new_file(str(temporary), schema) as sink:
         for flat, lengths in batches:
             offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
             column = pa.LargeListArray.from_arrays(numbers(offsets), numbers(flat.astype(dtype, copy=False)))

@@ -81,7 +81,7 @@ def test_a_new_file_is_read_and_tokenized_with_its_neighbours_alone(tmp_path, mo
     (folder / "0150b.txt").write_text(words(9999))
     second = prepare_dataset(data(folder), TokenizerArguments(), tmp_path / "out")
     assert len(list((tmp_path / "cache" / "shards" / "text").rglob("*.arrow"))) > 20
-    assert sum(len(job.units) for (job,) in made) < 50
+    assert sum(len(job.units) for job, _ in made) < 50
     assert len(made) <= 2
     assert 1 <= len(encoded) <= 2
     assert second.card["corpus"]["files"] == 301
@@ -116,23 +116,23 @@ def test_processes_give_the_same_dataset_as_one(tmp_path, monkeypatch):
     alone = prepare_dataset(data(folder), TokenizerArguments(vocab_size=300), tmp_path / "one")
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "another"))
     monkeypatch.setattr(engine, "_WORTH_A_PROCESS", 0)
-    monkeypatch.setattr(engine, "_make", _refuse_here(os.getpid()))
+    monkeypatch.setattr(engine, "_make_several", _refuse_here(os.getpid()))
     several = prepare_dataset(data(folder, prepare_workers=2), TokenizerArguments(vocab_size=300), tmp_path / "two")
     assert rows_of(several) == rows_of(alone)
     assert several.fingerprint == alone.fingerprint
 
 
 class _refuse_here:
-    """`engine._make`, but not in the process of the test."""
+    """`engine._make_several`, but not in the process of the test."""
 
     def __init__(self, process: int):
         self.process = process
 
-    def __call__(self, job):
+    def __call__(self, jobs):
         assert os.getpid() != self.process
-        from llmforge.data.corpus import _make
+        from llmforge.data.corpus import _make_several
 
-        return _make(job)
+        return _make_several(jobs)
 
 
 def test_a_script_without_a_guard_runs_once(tmp_path):

@@ -282,7 +282,9 @@ def test_a_changed_end_of_text_is_another_tokenizer(corpus, tokenizer_folder, tm
     assert second.card["tokenizer"]["end_of_text_id"] == 2
 
 
-@pytest.mark.parametrize("stage", ["allot", "TokenizedCorpus", "write_dataset_dict", "lengths_drawn", "markdown", "write_json"])
+@pytest.mark.parametrize(
+    "stage", ["allot", "TokenizedCorpus", "write_dataset_dict", "LengthsPicture.draw", "markdown", "json_text"]
+)
 def test_a_failure_in_the_middle_leaves_nothing(own_cache, corpus, monkeypatch, stage):
     with monkeypatch.context() as broken:
         broken.setattr(f"llmforge.data.prepare.{stage}", lambda *args, **kwargs: 1 / 0)
