@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -166,9 +167,20 @@ def test_resume_before_any_checkpoint_starts_at_step_0(corpus):
     assert record("run", "run.json")["final"]["step"] == 3
 
 
+@pytest.fixture(scope="session")
+def finished_run(corpus, shared_cache, tmp_path_factory) -> Path:
+    """The folder of a run of three steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMFORGE_CACHE", str(shared_cache))
+        patch.chdir(tmp_path_factory.mktemp("finished"))
+        assert command("--corpus", str(corpus), "--output_dir", "run") == 0
+        return Path("run").resolve()
+
+
 @pytest.fixture
-def finished(corpus) -> str:
-    assert command("--corpus", str(corpus), "--output_dir", "run") == 0
+def finished(corpus, finished_run) -> str:
+    """The corpus of a run that is over, in the folder ``run``."""
+    shutil.copytree(finished_run, "run")
     return str(corpus)
 
 
