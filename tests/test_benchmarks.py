@@ -42,6 +42,7 @@ def run(script: str, *arguments: str, without: tuple[str, ...] = ()) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_needs_torch_transformers_and_accelerate_alone():
     """On a CPU with a tiny model: every side of it runs, and every figure has its row."""
     told = run("gpu.py", "--smoke", without=EXTRAS)

@@ -135,6 +135,7 @@ def test_trackers_that_cannot_be_had_are_refused_before_anything_starts(argument
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_does_not_hold_the_process(corpus, tmp_path):
     """W&B online, with wandb's own time to wait made short; the exit code is the run's."""
     with socket.socket() as listener:

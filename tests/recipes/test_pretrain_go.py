@@ -201,6 +201,7 @@ def test_resume_goes_on_bit_for_bit(whole, monkeypatch):
     assert json.loads((run / "run.json").read_text())["run_id"] == json.loads((original / "run.json").read_text())["run_id"]
 
 
+@pytest.mark.slow
 def test_two_processes_are_the_same_training_as_one(whole, monkeypatch):
     """Without dropout: the same rows a step, the same loss within rounding, the same evaluation; a ragged epoch end within."""
     monkeypatch.setenv("LLMFORGE_CACHE", str(whole / "cache"))
