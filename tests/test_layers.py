@@ -58,7 +58,9 @@ ORDER: list[set[str]] = [
         "cleaning dedup packing mixing",
     ),
     *folder("data.formats", "streams templates", "records", "jsonl json_file csv_file parquet npz hub python_source"),
-    *folder("data.sources", "kinds cutting ignoring", "streams", "walk archives", "remote", "finding reading", "units", "corpus"),
+    *folder(
+        "data.sources", "kinds cutting ignoring", "streams", "walk archives", "remote", "finding reading known", "units", "corpus"
+    ),
     *folder(
         "data",
         "splits",

@@ -32,6 +32,7 @@ from llmforge.data.functions import load_function
 from llmforge.data.shards import TextShard, digest, shard_path, text_shard
 from llmforge.data.sources.corpus import nothing_found
 from llmforge.data.sources.cutting import FEW_DOCUMENTS, SECTION_LENGTH, cut_sections
+from llmforge.data.sources.known import KnownFiles
 from llmforge.data.sources.units import Unit, find_units, read_unit
 from llmforge.data.splits import split_position
 from llmforge.errors import DataError
@@ -253,7 +254,7 @@ def read_shards(
         if source.format == "npz" and ids is None:
             raise DataError(f"{source.name}: token ids need the tokenizer they were made with.", "Give --tokenizer.")
     found = [Account() for _ in sources]
-    units = [list(find_units(source, account)) for source, account in zip(sources, found, strict=True)]
+    units = [_found(source, account) for source, account in zip(sources, found, strict=True)]
     enough = _shard_size(sum(unit.size for own in units for unit in own))
     # What is kept of every document besides its text.
     marks = (0 if data.dedup == "off" else data.dedup_shingle, data.split_seed)
@@ -280,6 +281,13 @@ def read_shards(
         cut = shards(sections=min(SECTION_LENGTH, max(int(corpus.sizes.sum()) // _SECTIONS, _SMALLEST_SECTION)))
         corpus = cut if len(cut) > len(corpus) else corpus
     return corpus
+
+
+def _found(source: Source, account: Account) -> list[Unit]:
+    known = KnownFiles(source)
+    units = list(find_units(source, account, known))
+    known.save()
+    return units
 
 
 def _shard_size(total: int) -> int:

@@ -206,7 +206,7 @@ def sweep_shards(root: Path) -> None:
     oldest = time.time() - _KEPT_DAYS * 86_400
     for folder in (root / "shards").glob("*/*"):
         sweep_partial(folder)
-        for path in folder.glob(f"*{_SUFFIX}"):
+        for path in folder.glob("*.*"):
             with suppress(OSError):
                 if path.stat().st_mtime < oldest:
                     path.unlink()

@@ -10,10 +10,11 @@ import hashlib
 import io
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from io import FileIO
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from llmforge.configs.source import Source
 from llmforge.data.documents import Account, Document, IdRange
@@ -22,6 +23,7 @@ from llmforge.data.sources.archives import members
 from llmforge.data.sources.cutting import cut_stream
 from llmforge.data.sources.finding import FoundFile, find_files
 from llmforge.data.sources.kinds import TEXTUAL, compression_of
+from llmforge.data.sources.known import KnownFiles
 from llmforge.data.sources.reading import Reading, by_paragraph, documents, finished
 from llmforge.data.sources.streams import (
     BROKEN,
@@ -37,6 +39,8 @@ from llmforge.data.sources.streams import (
 from llmforge.errors import DataError
 
 _ARCHIVES = ("zip", "tar")
+#: Reasons to leave out a file that hold as long as its content does.
+_BY_CONTENT = {"empty", "binary"}
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,15 @@ class Unit:
     total: int = 0
 
 
-def find_units(source: Source, account: Account) -> Iterator[Unit]:
+def find_units(source: Source, account: Account, known: KnownFiles | None = None) -> Iterator[Unit]:
     """The units of `source`, sorted by file name and place; what is left out by name, as binary or as empty is counted.
 
     Finding reads every byte once, for the digests, and fetches what is remote.
+
+    Args:
+        source: Where to look.
+        account: Counts what is left out.
+        known: Spares the reading of what has not changed; what is found is added to it.
 
     Raises:
         DataError: There is nothing at the path or URL, or it cannot be fetched; with `source.strict`, the first file or
@@ -88,12 +97,39 @@ def find_units(source: Source, account: Account) -> Iterator[Unit]:
     count = 0
     for found in find_files(source, account):
         first = True
-        for unit in _units_of(found, source, account):
+        for unit in _known_units(found, source, account, known) if known else _units_of(found, source, account, found.fetch()):
             count += first
             first = False
             yield unit
         if count == source.max_files:
             return
+
+
+def _known_units(found: FoundFile, source: Source, account: Account, known: KnownFiles) -> list[Unit]:
+    """`_units_of`, from memory where the file is as it was."""
+    path, read = found.fetch(), time.time_ns()
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        broken(source, account, reason_of(error), found.name)
+        return []
+    told = known.find(path, status)
+    plain: list[list[Any]]
+    if told is None:
+        own = Account()
+        units = list(_units_of(found, source, own, path))
+        if units or own.skipped.keys() <= _BY_CONTENT:
+            plain = [[unit.name, unit.size, unit.digest, unit.start, unit.line, unit.large] for unit in units]
+            known.add(path, status, read, plain, own)
+    else:
+        plain, own = told
+        size, changed = status.st_size, status.st_mtime_ns
+        units = [
+            Unit(source, name, found.kind, part, digest, found.name, path, start, line, large, changed, size)
+            for name, part, digest, start, line, large in plain
+        ]
+    account.add(own)
+    return units
 
 
 def _elsewhere(source: Source) -> Unit:
@@ -111,8 +147,8 @@ def _elsewhere(source: Source) -> Unit:
     return Unit(source, source.name, source.format, size, digest.hexdigest(), path=path)
 
 
-def _units_of(found: FoundFile, source: Source, account: Account) -> Iterator[Unit]:
-    path, name, kind = found.fetch(), found.name, found.kind
+def _units_of(found: FoundFile, source: Source, account: Account, path: str) -> Iterator[Unit]:
+    name, kind = found.name, found.kind
     packed = bool(compression_of(name))
     try:
         with open(path, "rb", buffering=0) as file:
