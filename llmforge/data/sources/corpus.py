@@ -7,6 +7,7 @@ from llmforge.configs.source import Source
 from llmforge.data.documents import Account, Document
 from llmforge.data.sources.cutting import FEW_DOCUMENTS, SECTION_LENGTH, cut_sections
 from llmforge.data.sources.finding import check_path
+from llmforge.data.sources.ignoring import REASON
 from llmforge.data.sources.units import find_units, read_unit
 from llmforge.errors import DataError
 
@@ -59,4 +60,7 @@ def nothing_found(source: Source, account: Account) -> DataError:
     wanted = " ".join(source.suffixes) or {"auto": "a known suffix"}.get(source.format, f"format {source.format}")
     seen = "; ".join(f"{count} {reason}, e.g. {account.examples[reason][0]}" for reason, count in account.skipped.items())
     found = f"no file of {wanted} with text in it ({seen})." if seen else f"no file of {wanted}."
-    return DataError(f"{source.name}: {found}", "Give a folder with text, or other --suffixes or --format.")
+    remedy = "Give a folder with text, or other --suffixes or --format."
+    if REASON in account.skipped:
+        remedy = "Give --no-gitignore to take what .gitignore names, or another folder, --suffixes or --format."
+    return DataError(f"{source.name}: {found}", remedy)
