@@ -94,7 +94,8 @@ class SourceSettings:
     )
 
     def __post_init__(self) -> None:
-        self.suffixes = [suffix if suffix.startswith(".") else f".{suffix}" for suffix in self.suffixes]
+        words = [word.strip() for item in self.suffixes for word in item.split(",")]
+        self.suffixes = [word if word.startswith(".") else f".{word}" for word in words if word]
         if self.segment == "paragraph" and self.format not in ("auto", "text", "gutenberg"):
             raise ConfigError(
                 f"--segment paragraph does not go with --format {self.format}.", "It cuts text files: use --format text."

@@ -51,6 +51,7 @@ def test_paragraphs_of_text(format: str):
 
 def test_suffixes_with_and_without_a_dot():
     assert DataArguments(suffixes=["go", ".mod", "tar.gz"]).suffixes == [".go", ".mod", ".tar.gz"]
+    assert DataArguments(suffixes=[".c,h", " .go, "]).suffixes == [".c", ".h", ".go"]
 
 
 def test_instances_share_no_list():

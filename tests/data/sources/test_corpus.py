@@ -377,6 +377,6 @@ def test_a_corpus_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
 def test_where_gitignore_names_everything_the_way_around_it_is_told(root):
     """As in the source packages of distributions."""
     write(root, {".gitignore": "/*\n", "src/a.py": "x = 1\n"})
-    with pytest.raises(DataError, match=r"1 named by \.gitignore, e\.g\. src.*Give --no-gitignore"):
+    with pytest.raises(DataError, match=r"2 named by \.gitignore, e\.g\. src.*Give --no-gitignore"):
         read(root)
     assert list(read(root, gitignore=False)[0]) == ["src/a.py"]
