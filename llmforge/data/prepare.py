@@ -23,6 +23,7 @@ from llmforge.data.corpus import READING, Corpus, read_shards
 from llmforge.data.dataset_writer import write_dataset_dict
 from llmforge.data.documents import IdRange
 from llmforge.data.encode import TokenizedCorpus
+from llmforge.data.formats.templates import save_templates, templates_of
 from llmforge.data.mixing import mix
 from llmforge.data.picture import LengthsPicture
 from llmforge.data.prepared import CARD, CONTENT, DOCUMENTS, ROW_FORMAT, PreparedDataset, load_prepared
@@ -140,6 +141,7 @@ def _prepare(
         with stages.stage("packing"):
             card |= _write_splits(staging, corpus, tokens, allotment, data, picture)
         shutil.copytree(folder, staging / "tokenizer")
+        save_templates(settings.get("templates", {}), staging / "tokenizer")
         card |= source_cards(corpus, content) | {"settings": settings, "dropped": allotment.dropped.as_json()}
         card["tokenizer"] = tokenizer_card(tokens, tokenizer_hash, trained=given is None)
         card |= {"boilerplate": allotment.boilerplate, "clusters": allotment.clusters, "seconds": stages.seconds}
@@ -178,6 +180,8 @@ def _settings(data: DataArguments) -> dict[str, Any]:
     plain = {name: getattr(data, name) for name in _SETTINGS}
     # Without weights and the like, the same corpus is the same wherever it lies.
     mixed = any(values[1:] != (None, None, False) for values in mixture)
+    templates = templates_of(data.sources())
+    plain |= {"templates": templates} if templates else {}
     return plain | {"split_ratios": list(data.ratios()), "mixture": [list(values) for values in mixture] if mixed else []}
 
 

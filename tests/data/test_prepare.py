@@ -19,7 +19,7 @@ from llmforge.data.prepared import load_prepared
 from llmforge.errors import ConfigError, DataError, StorageError
 from llmforge.fast_tokens import Encoder
 from llmforge.storage import read_json
-from llmforge.tokenization import TextTokenizer, load
+from llmforge.tokenization import TextTokenizer, load, load_pretrained
 
 BLOCK = 32
 
@@ -459,3 +459,46 @@ def test_two_books_are_enough(tmp_path):
     prepared = prepare_dataset(data(tmp_path, split_ratios="0.8,0.1,0.1"), tokenizer())
     assert prepared.card["sections"] >= 1024
     assert all(split["documents"] >= 1 for split in prepared.card["splits"].values())
+
+
+# Templates
+
+
+def test_the_templates_of_questions_and_chats_are_the_tokenizer_s(tmp_path):
+    """What a text was rendered by in training renders a prompt with transformers, also of a tokenizer that was saved again."""
+    asked = [{"question": f"What is {number}?", "answer": f"It is {number + 1}, less {number % 7}."} for number in range(60)]
+    told = [
+        {"messages": [{"role": "user", "content": one["question"]}, {"role": "assistant", "content": one["answer"]}]}
+        for one in asked
+    ]
+    for name, records in (("qa", asked), ("chat", told)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    own = "Q {{ question }}{% if not add_generation_prompt %} A {{ answer }}{% endif %}"
+    (tmp_path / "own.jinja").write_text(own)
+    sources = [
+        f"format=jsonl,content=qa,path={tmp_path}/qa.jsonl",
+        f"format=jsonl,content=chat,path={tmp_path}/chat.jsonl",
+        f"format=jsonl,content=qa,path={tmp_path}/qa.jsonl,template={tmp_path}/own.jinja,name=own",
+    ]
+    made = prepare_dataset(DataArguments(source=sources, block_size=64, dedup="off"), tokenizer())
+    made.tokenizer.save_pretrained(tmp_path / "again")
+    again = load_pretrained(tmp_path / "again")
+    texts = {text for split in made.card["splits"] for text in texts_of(made, split).values()}
+    asks = {"conversation": told[3]["messages"], "tokenize": False}
+    assert again.apply_chat_template(chat_template="default", **asks) in texts
+    for name in ("qa", "qa-2"):
+        assert again.apply_chat_template(chat_template=name, context="", **asked[3], **asks) in texts
+    start = again.apply_chat_template(chat_template="qa-2", add_generation_prompt=True, **asked[3], **asks)
+    assert start == "Q What is 3?"
+
+
+def test_another_template_is_another_dataset_though_it_renders_the_same(tmp_path, own_cache):
+    (tmp_path / "qa.jsonl").write_text("".join(f'{{"question": "q{n}", "answer": "{n * n}"}}\n' for n in range(60)))
+
+    def made(template: str):
+        source = DataArguments(corpus=str(tmp_path / "qa.jsonl"), content="qa", template=template, block_size=64, dedup="off")
+        return prepare_dataset(source, tokenizer())
+
+    first, second = made("{{ question }} {{ answer }}"), made("{{question}} {{ answer }}")
+    assert first.path != second.path
+    assert second.tokenizer.chat_template == {"qa": "{{question}} {{ answer }}"}

@@ -11,7 +11,7 @@ import functools
 import json
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,27 @@ def load_template(source: Source) -> Template:
     if len(text) > _MAX_TEMPLATE:
         raise ConfigError(f"--template {given} has more than {_MAX_TEMPLATE:,} characters.", "Give a template.")
     return _compile(text, source.content)
+
+
+def templates_of(sources: Sequence[Source]) -> dict[str, str]:
+    """The templates of all `sources`, by what transformers will call them: ``default`` that of chats, ``qa`` that of questions.
+
+    Where sources of one kind have different ones, the later are called after their number, ``qa-2`` say.
+    """
+    found: dict[str, str] = {}
+    for content, first in (("chat", "default"), ("qa", "qa")):
+        texts = dict.fromkeys(text for source in sources if source.content == content and (text := template_of(source)))
+        for number, text in enumerate(texts, start=1):
+            found[first if number == 1 else f"{content}-{number}"] = text
+    return found
+
+
+def save_templates(templates: Mapping[str, str], tokenizer: Path) -> None:
+    """Write `templates` into a tokenizer's folder, where transformers looks for them."""
+    for name, text in templates.items():
+        path = tokenizer / ("chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
 
 
 @functools.lru_cache(maxsize=16)
