@@ -27,8 +27,9 @@ from llmforge.data.formats.templates import save_templates, templates_of
 from llmforge.data.mixing import mix
 from llmforge.data.picture import LengthsPicture
 from llmforge.data.prepared import CARD, CONTENT, DOCUMENTS, ROW_FORMAT, PreparedDataset, load_prepared
-from llmforge.data.shards import digest, sweep_shards
+from llmforge.data.shards import KEPT_DAYS, digest, sweep_shards
 from llmforge.data.sources.cutting import FEW_DOCUMENTS
+from llmforge.data.sources.remote import sweep_downloads
 from llmforge.errors import ConfigError
 from llmforge.runtime.launch import rank
 from llmforge.runtime.logs import logger, printable
@@ -148,6 +149,7 @@ def _prepare(
         (staging / "data_card.md").write_text(markdown(card), encoding="utf-8")
         (staging / CARD).write_text(json_text(card), encoding="utf-8")
     sweep_shards(cache_root())
+    sweep_downloads(KEPT_DAYS)
     return load_prepared(target)
 
 

@@ -26,8 +26,8 @@ from llmforge.storage import Placing, new_file, sweep_partial
 
 #: Bytes of text, or tokens, in a batch of a shard: the unit that is in memory at a time.
 BATCH = 4 * 2**20
-#: Days after which a shard that was not used is removed from the cache.
-_KEPT_DAYS = 30
+#: Days after which what was not used is removed from the cache.
+KEPT_DAYS = 30
 _ACCOUNT = b"account"
 _SUFFIX = ".arrow"
 
@@ -202,8 +202,8 @@ def shard_path(root: Path, kind: str, key: str) -> Path:
 
 
 def sweep_shards(root: Path) -> None:
-    """Remove shards that no dataset was made from for `_KEPT_DAYS`, and what killed processes left half-written."""
-    oldest = time.time() - _KEPT_DAYS * 86_400
+    """Remove shards that no dataset was made from for `KEPT_DAYS`, and what killed processes left half-written."""
+    oldest = time.time() - KEPT_DAYS * 86_400
     for folder in (root / "shards").glob("*/*"):
         sweep_partial(folder)
         for path in folder.glob("*.*"):

@@ -100,6 +100,7 @@ class RemoteFile:
         version, size = _version(info), info.get("size")
         path = cache_root() / "downloads" / _key(self._identity(), version, size)
         if version and _is_whole(path):
+            os.utime(_notes(path))  # in use: not among what is swept from the cache
             return path
         for delay in (*DELAYS, None):
             try:
@@ -202,6 +203,16 @@ def _is_whole(path: Path) -> bool:
         return notes == {"size": size, "blake2b": digests["blake2b"]}
     except (OSError, DataError):
         return False
+
+
+def sweep_downloads(days: float) -> None:
+    """Remove files that were fetched, and not used for so many days."""
+    oldest = time.time() - days * 86_400
+    for notes in (cache_root() / "downloads").glob("*.json"):
+        with contextlib.suppress(OSError):
+            if notes.stat().st_mtime < oldest:
+                notes.unlink()
+                notes.with_suffix("").unlink()
 
 
 def _store(url: str) -> tuple[Any, str]:

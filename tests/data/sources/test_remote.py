@@ -8,7 +8,9 @@ import hashlib
 import http.server
 import importlib.util
 import io
+import os
 import threading
+import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -365,3 +367,17 @@ def test_reading_a_unit_needs_no_network(server):
     (unit,) = find_units(Source(path=f"{server.url}/a.txt"), account)
     server.files.clear()
     assert [document.text for document in read_unit(unit, account)] == ["text"]
+
+
+def test_what_was_not_used_for_a_month_is_removed(server, load, downloads):
+    server.files = {"/a.txt": b"one", "/b.txt": b"two"}
+    server.extra = {"/a.txt": {"ETag": '"1"'}, "/b.txt": {"ETag": '"1"'}}
+    load(f"{server.url}/a.txt")
+    load(f"{server.url}/b.txt")
+    for path in downloads.iterdir():
+        os.utime(path, (time.time() - 31 * 86_400,) * 2)
+    load(f"{server.url}/b.txt")
+    remote.sweep_downloads(30)
+    assert sorted(path.suffix for path in downloads.iterdir()) == ["", ".json"]
+    load(f"{server.url}/b.txt")
+    assert server.gets["/b.txt"] == 1
