@@ -350,7 +350,7 @@ def test_killed_at_a_random_touch_of_a_file_the_next_run_finishes(tmp_path):
     killing = Killing(tmp_path)
     source = random.Random(1)
     for number in range(3):
-        killing.run(f"k{number}", last=source.randint(1, killing.touches))
+        killing.run(f"k{number}", last=source.randint(1, killing.touches * 9 // 10))  # threads: their number varies a little
         assert killing.killed
         killing.check(f"k{number}")
 
