@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -41,13 +42,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make every file in `folder`, and `folder` itself, durable.
+    """Make every file in `folder`, and `folder` itself, durable, and give files that a library made private the usual mode.
 
     Raises:
         OSError: The disk could not take them.
     """
+    usual = 0o666 & ~_umask()
     for path in folder.rglob("*"):
         if path.is_file():
+            mode = path.stat().st_mode
+            if usual & ~mode:  # safetensors writes for the owner alone
+                os.chmod(path, stat.S_IMODE(mode) | usual)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
         else:
@@ -147,6 +152,11 @@ def write_text(path: Path | str, text: str) -> Path:
 
 
 def _umask() -> int:
+    # Without setting it, where that can be: another thread may be making a file.
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
     mask = os.umask(0)
     os.umask(mask)
     return mask
