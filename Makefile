@@ -56,7 +56,7 @@ test: setup ## run the whole test suite
 test-slow: setup ## run the longer sweeps too
 	$(BIN)/python -m pytest -n logical --dist worksteal -m ''
 
-chaos: setup ## kill trainings 500 times and go on with them, stock Trainer beside; an hour or less
+chaos: setup ## kill trainings 500 times and go on with them, stock Trainer beside; some half an hour
 	PYTHONPATH=.:tests $(BIN)/python -m reliability.chaos
 	$(BIN)/python -m pytest -n logical --dist worksteal -m slow tests/reliability
 

@@ -63,7 +63,7 @@ def build_trainer(
     Raises:
         ConfigError: Early stopping or best-model keeping without validation data or by a metric that
             does not exist; a prompt longer than the context; a tracker or an optimizer that is not there; separate worlds.
-        DataError: The training split is empty, or was tokenized with another vocabulary than the model's.
+        DataError: The training split is empty, or data, tokenizer and model do not belong together.
     """
     run = run or RunArguments()
     refuse_separate_worlds(args)
@@ -75,11 +75,7 @@ def build_trainer(
     train, validation = data.rows("train"), data.rows("validation", max_eval_samples)
     if not train:
         raise DataError(f"{data.path} has no training rows.", "Prepare it with more text.")
-    if len(data.tokenizer) > model.config.vocab_size:
-        raise DataError(
-            f"The dataset's tokenizer has {len(data.tokenizer):,} entries, the model {model.config.vocab_size:,} rows.",
-            "Build the model for this tokenizer.",
-        )
+    data.check(model.config.vocab_size)
     check_trackers(args.report_to)
     check_optimizer(args, model.config.model_type)
     stay_offline_without_login(args.report_to)

@@ -6,6 +6,7 @@ that a recipe script can show them; `pretrain_model` is all of them in a row.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ from llmforge.runtime.launch import (
 from llmforge.runtime.logs import logger, set_up_logging
 from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.run_folder import refuse_used_folder
-from llmforge.runtime.run_lock import refuse_running
+from llmforge.runtime.run_lock import alone_in, refuse_running
 from llmforge.runtime.trackers import check_trackers
 
 
@@ -167,7 +168,10 @@ def prepare_run(config: PretrainConfig) -> PreparedDataset:
     def make() -> str:
         return str(prepare_dataset(config.data, config.tokenizer).path)
 
-    data = load_prepared(rank_zero_first()(make))
+    # Also while data is prepared, which may take long, the folder is this run's.
+    folder = None if config.dry_run else config.training.output_dir
+    with alone_in(folder, lambda: None, begins=False) if folder else contextlib.nullcontext():
+        data = load_prepared(rank_zero_first()(make))
     if config.dry_run:
         announce(config, data)
         raise SystemExit(0)

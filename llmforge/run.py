@@ -55,10 +55,6 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
     if training.output_dir is None:
         training.output_dir = rank_zero_first()(lambda: str(reserve(config.name)))
     path = Path(training.output_dir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"--output_dir {path} cannot be made: {error.strerror}.", "Choose another folder.") from error
 
     def check() -> None:
         if not config.run.resume:  # another run may have begun, and ended, since the command line was checked

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections import deque
@@ -46,7 +46,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make every file in `folder`, and `folder` itself, durable.
+    """Make every file in `folder`, and `folder` itself, durable, and give files that a library made private the usual mode.
 
     Raises:
         OSError: The disk could not take them.
@@ -55,6 +55,11 @@ def sync_tree(folder: Path) -> None:
     folders = [folder]
     for path in folder.rglob("*"):
         (files if path.is_file() else folders).append(path)
+    usual = 0o666 & ~_umask()
+    for path in files:
+        mode = path.stat().st_mode
+        if usual & ~mode:  # safetensors writes for the owner alone
+            os.chmod(path, stat.S_IMODE(mode) | usual)
     with ThreadPoolExecutor(_SYNCED_TOGETHER) as threads:
         list(threads.map(_sync_file, files))
         list(threads.map(sync_folder, folders))
@@ -212,9 +217,12 @@ def write_text(path: Path | str, text: str) -> Path:
     return path
 
 
-@functools.cache
 def _umask() -> int:
-    # Once: to read it is to set it, which threads must not do beside one another.
+    # Without setting it, where that can be: another thread may be making a file.
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as status:
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
     mask = os.umask(0)
     os.umask(mask)
     return mask

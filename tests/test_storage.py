@@ -363,7 +363,7 @@ with (new_file if how == "file" else new_folder)(where, **({"replace": True} if 
 
 
 @pytest.mark.parametrize("how", ["file", "folder", "aside"])
-def test_what_a_killed_process_left_is_swept_and_put_back(tmp_path: Path, how: str, monkeypatch):
+def test_mode_25_what_a_killed_process_left_is_swept_and_put_back(tmp_path: Path, how: str, monkeypatch):
     target = tmp_path / "target"
     make(target, "old")
     where = tmp_path / "other" if how == "file" else target

@@ -101,7 +101,7 @@ def broken(*arguments, **settings):
 
 @pytest.mark.parametrize("hook", ["on_train_begin", "on_log", "on_train_end"])
 @pytest.mark.parametrize("stock", [TensorBoardCallback, WandbCallback])
-def test_a_broken_tracker_does_not_stop_the_run(stock, hook, corpus, monkeypatch, capsys):
+def test_mode_24_a_broken_tracker_does_not_stop_the_run(stock, hook, corpus, monkeypatch, capsys):
     monkeypatch.setattr(stock, hook, broken)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert command(corpus, *BOTH, "--max_steps", "2") == 0
@@ -112,7 +112,7 @@ def test_a_broken_tracker_does_not_stop_the_run(stock, hook, corpus, monkeypatch
     assert json.loads(Path("run/exit.json").read_text())["exit_code"] == 0
 
 
-def test_a_hanging_tracker_does_not_hold_the_run(corpus, monkeypatch, capsys):
+def test_mode_24_a_hanging_tracker_does_not_hold_the_run(corpus, monkeypatch, capsys):
     end = threading.Event()
     monkeypatch.setattr(TensorBoardCallback, "on_log", lambda *arguments, **settings: end.wait())
     monkeypatch.setattr("llmforge.callbacks.tracker.Tracker.__init__.__defaults__", (1.0, 1.0, 1000))
@@ -136,7 +136,7 @@ def test_trackers_that_cannot_be_had_are_refused_before_anything_starts(argument
 
 
 @pytest.mark.slow
-def test_a_server_that_never_answers_does_not_hold_the_process(corpus, tmp_path):
+def test_mode_24_a_server_that_never_answers_does_not_hold_the_process(corpus, tmp_path):
     """W&B online, with wandb's own time to wait made short; the exit code is the run's."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -26,7 +26,7 @@ from llmforge.data.encode import TokenizedCorpus
 from llmforge.data.formats.templates import save_templates, templates_of
 from llmforge.data.mixing import mix
 from llmforge.data.picture import LengthsPicture
-from llmforge.data.prepared import CARD, CONTENT, DOCUMENTS, ROW_FORMAT, PreparedDataset, load_prepared
+from llmforge.data.prepared import CARD, CONTENT, DOCUMENTS, ROW_FORMAT, PreparedDataset, load_prepared, tokenizer_digest
 from llmforge.data.shards import KEPT_DAYS, digest, sweep_shards
 from llmforge.data.sources.cutting import FEW_DOCUMENTS
 from llmforge.data.sources.remote import sweep_downloads
@@ -124,7 +124,7 @@ def _prepare(
     with stages.stage("tokenizer"):
         chosen = tokenizer_sample(corpus, allotment.splits["train"], data.tokenizer_sample)
         folder = given or _trained_tokenizer(tokenizer, corpus, chosen)
-    tokenizer_hash = _tokenizer_digest(folder)
+    tokenizer_hash = tokenizer_digest(folder)
     content = digest([corpus.hashes.tobytes(), *corpus.names.to_pylist()])
     settings = _settings(data)
     fingerprint = digest([json.dumps([ROW_FORMAT, READING, content, settings, tokenizer_hash])])
@@ -230,12 +230,7 @@ def _id_range(folder: Path | None) -> IdRange | None:
     if folder is None:
         return None
     tokenizer = load(folder)
-    return IdRange(len(tokenizer), tokenizer.end_of_text, tokenizer.pad, _tokenizer_digest(folder))
-
-
-def _tokenizer_digest(folder: Path) -> str:
-    """What stands for the tokenizer in `folder`."""
-    return digest((folder / name).read_bytes() for name in FILES)
+    return IdRange(len(tokenizer), tokenizer.end_of_text, tokenizer.pad, tokenizer_digest(folder))
 
 
 def _trained_tokenizer(args: TokenizerArguments, corpus: Corpus, chosen: np.ndarray) -> Path:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmforge.data.rows import PackedRows
+from llmforge.data.shards import digest
 from llmforge.errors import DataError
 from llmforge.storage import read_json, read_json_lines
-from llmforge.tokenization import load_pretrained
+from llmforge.tokenization import FILES, load_pretrained
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -24,6 +25,8 @@ CARD = "data_card.json"
 DOCUMENTS = "documents.jsonl"
 #: Everything that such a folder holds.
 CONTENT = {CARD, DOCUMENTS, "data_card.md", "document_lengths.png", "dataset", "tokenizer"}
+#: So many ids are looked at before training, a second's work at most, in so many places.
+_MOST_IDS, _STRETCHES = 1 << 26, 64
 
 
 @dataclass
@@ -63,6 +66,44 @@ class PreparedDataset:
         """Changes whenever content, settings, tokenizer or row format do."""
         return str(self.card["fingerprint"])
 
+    def check(self, vocab_size: int) -> None:
+        """Find before the first step what would end in the middle of it, or train on nonsense in silence.
+
+        Ids are looked at in every row; in a large dataset in rows spread evenly over it.
+
+        Args:
+            vocab_size: Rows of the model's embedding.
+
+        Raises:
+            DataError: The tokenizer is not the one that the rows were made with, or has more entries than the model
+                rows; or a row has an id that stands for no token.
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if tokenizer_digest(self.path / "tokenizer") != self.card["tokenizer"].get("hash"):
+            raise DataError(f"{self.path / 'tokenizer'} is not the tokenizer that its rows were made with.", "Prepare it again.")
+        entries = len(self.tokenizer)
+        if entries > vocab_size:
+            raise DataError(
+                f"The dataset's tokenizer has {entries:,} entries, the model {vocab_size:,} rows.",
+                "Build the model for this tokenizer.",
+            )
+        for split, rows in self.dataset.items():
+            for name in ("input_ids", "segment_targets"):
+                column = rows.data.column(name)
+                length = max(_MOST_IDS // self.block_size // _STRETCHES, 1)
+                starts = range(0, len(column), max(len(column) // _STRETCHES, length))
+                for start in starts:
+                    ids = pc.list_flatten(column.slice(start, length))
+                    worst = pc.max(ids.cast(pa.int64())).as_py()
+                    if worst is not None and worst >= entries:
+                        raise DataError(
+                            f"{self.path}: split {split} has the id {worst:,} in rows {start:,} to "
+                            f"{min(start + length, len(column)) - 1:,}; its tokenizer has {entries:,} entries.",
+                            "Prepare it again.",
+                        )
+
     def rows(self, split: str, most: int | None = None) -> PackedRows | None:
         """The rows of `split`, at `most` so many, evenly spread; None where there is no such split."""
         if split not in self.dataset:
@@ -73,6 +114,11 @@ class PreparedDataset:
         """The names of documents (a file's path in the corpus, mostly) by the numbers that ``segment_documents`` has."""
         names = {line["document"]: line["name"] for line in read_json_lines(self.path / DOCUMENTS)}
         return [str(names.get(index, f"number {index}")) for index in indices]
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """What stands for the tokenizer in `folder`."""
+    return digest((folder / name).read_bytes() for name in FILES)
 
 
 def load_prepared(path: Path | str) -> PreparedDataset:

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from llmforge.errors import EXIT_PREEMPTED, LlmforgeError
-from llmforge.runtime.launch import rank
+from llmforge.runtime.launch import on_first_machine, rank, rank_zero_first
 from llmforge.runtime.logs import printable
+from llmforge.runtime.run_lock import refuse_running
 from llmforge.runtime.signals import stop_signals
+
+
+def _refuse_busy_folder(argv: Sequence[str]) -> None:
+    """Refuse a command that is to write where a run goes on, before it imports what takes seconds.
+
+    Raises:
+        ConfigError: A run goes on in the folder that the arguments, or the YAML file they name, say.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("output_dir", "resume", "config"):
+        parser.add_argument(*dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")), nargs="?")
+    parser.add_argument("-h", "--help", "--print_config", "--print-config", dest="only_tells", action="store_true")
+    try:
+        given = parser.parse_known_args(argv)[0]
+    except argparse.ArgumentError:  # told by the command's own parser
+        return
+    folder = given.output_dir
+    if folder is None and given.config and Path(given.config).is_file():
+        from llmforge.parsing import read_yaml  # the command imports it anyway
+
+        folder = read_yaml(Path(given.config)).get("output_dir")
+    if folder is None and given.resume and Path(given.resume).is_dir():
+        folder = Path(given.resume).resolve().parent
+    if folder is not None and not given.only_tells:
+        # Asked once for all processes, on the first machine: it may hold the folder already when another one asks.
+        rank_zero_first()(lambda: refuse_running(str(folder)) if on_first_machine() else None)
 
 
 def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str] | None = None) -> int:
@@ -26,6 +55,7 @@ def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str]
     argv = [item for i, item in enumerate(argv) if i not in ours]
     try:
         with stop_signals.installed():
+            _refuse_busy_folder(argv)
             main(argv)
     except LlmforgeError as error:
         stopped = error.exit_code == EXIT_PREEMPTED

@@ -91,16 +91,17 @@ class RunLock:
 
     def __init__(self, folder: Path | str):
         self.path = Path(folder) / LOCK
-        self._descriptor: int | None = None
         self._claim: Path | None = None
+        descriptor = self._open()
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise StorageError(f"{folder} cannot be written: {error.strerror}.", "Choose another folder.") from error
-        try:
-            locked = _flock(descriptor, patience=_PATIENCE_SECONDS)
-            if locked is False:
-                raise _refusal(Path(folder), Holder.read(self.path))
+            while True:
+                locked = _flock(descriptor, patience=_PATIENCE_SECONDS)
+                if locked is False:
+                    raise _refusal(Path(folder), Holder.read(self.path))
+                if locked is None or _is(descriptor, self.path):
+                    break
+                os.close(descriptor)  # its holder has removed it meanwhile, and what is locked is no lock
+                descriptor = self._open()
             if locked is None:
                 logger.warning("%s has no file locks: a second run in this folder is known by host and process id only", folder)
                 self._claim = _claim(Path(folder))
@@ -108,48 +109,84 @@ class RunLock:
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor = descriptor
+        self._descriptor: int | None = descriptor
         _let_go_in_children()
         _descriptors.add(descriptor)
 
-    def release(self) -> None:
-        """Give the folder free; a second time does nothing."""
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise StorageError(
+                f"--output_dir {self.path.parent} cannot be written: {error.strerror}.", "Choose another folder."
+            ) from error
+
+    def release(self, remove: bool = False) -> None:
+        """Give the folder free; a second time does nothing.
+
+        Args:
+            remove: Remove the folder, if nothing but the lock is in it.
+        """
         if self._descriptor is not None:
-            # The file stays: were it deleted, two processes could hold locks on two files of this name.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, 0)
+                if remove and all(path.name.startswith(LOCK) for path in self.path.parent.iterdir()):
+                    self.path.unlink()  # while it is held: whoever waits for it looks whether it is still there
             _descriptors.discard(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
         if self._claim is not None:
             self._claim.unlink(missing_ok=True)
             self._claim = None
+        if remove:
+            with contextlib.suppress(OSError):
+                self.path.parent.rmdir()
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path | str, check: Callable[[], None]) -> Iterator[None]:
-    """Hold the folder of a run in this block: in the process of rank 0, for all the processes of the run.
+def alone_in(folder: Path | str, check: Callable[[], None], begins: bool = True) -> Iterator[None]:
+    """Hold the folder of a run in this block, and make it: in the process of rank 0, for all the processes of the run.
 
     Args:
-        folder: It must be there.
+        folder: The run's.
         check: What is to hold in the folder once it is locked; whatever it raises is raised.
+        begins: Whether the run begins in the block. Otherwise a folder that was made here is removed when the block fails.
 
     Raises:
         ConfigError, StorageError: As `RunLock`.
     """
+    path = Path(folder)
     held: list[RunLock] = []
+    failed = made = False
 
     def take() -> None:
+        nonlocal made
+        made = _make(path)
         if rank() == 0:
-            held.append(RunLock(folder))
+            held.append(RunLock(path))
             check()
 
     try:
         rank_zero_first()(take)
         yield
+    except BaseException:
+        failed = True
+        raise
     finally:
         for lock in held:
-            lock.release()
+            lock.release(remove=failed and made and not begins)
+
+
+def _make(folder: Path) -> bool:
+    """Whether the folder was not there before."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except OSError as error:
+        if isinstance(error, FileExistsError) and folder.is_dir():
+            return False
+        raise StorageError(f"--output_dir {folder} cannot be made: {error.strerror}.", "Choose another folder.") from error
+    return True
 
 
 def holder(folder: Path | str) -> Holder | None:
@@ -202,6 +239,14 @@ def _flock(descriptor: int, shared: bool = False, patience: float = 0.0) -> bool
         if time.monotonic() >= end:
             return False
         time.sleep(_POLL_SECONDS)
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def _write(descriptor: int, who: Holder) -> None:

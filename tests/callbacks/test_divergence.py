@@ -49,7 +49,7 @@ def test_a_finite_step_passes(callback, arguments, state, control, tmp_path):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_step_that_is_not_finite_is_stopped_and_its_documents_named(
+def test_mode_14_a_step_that_is_not_finite_is_stopped_and_its_documents_named(
     callback, trainer, arguments, state, control, tmp_path, bad, where
 ):
     if where == "loss":

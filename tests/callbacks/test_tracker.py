@@ -156,7 +156,7 @@ def test_another_process_s_state_reaches_stock_as_it_is(run, another_process):
 # --- failing and hanging ---
 
 
-def test_a_hook_that_raises_switches_the_tracker_off_with_one_warning(run, told):
+def test_mode_24_a_hook_that_raises_switches_the_tracker_off_with_one_warning(run, told):
     def fail():
         raise ConnectionError("the server\nis gone")
 
@@ -183,7 +183,7 @@ def test_the_warning_holds_no_secret(run, told, monkeypatch):
 
 
 @pytest.mark.parametrize("hangs", ["on_train_begin", "on_log", "on_train_end"])
-def test_a_hook_that_hangs_is_given_up_with_one_warning(hangs, run, told, forever):
+def test_mode_24_a_hook_that_hangs_is_given_up_with_one_warning(hangs, run, told, forever):
     tracker = Tracker(Recorder(hangs, forever), start_seconds=0.2, end_seconds=0.2)
     run(tracker, "on_train_begin")
     for _ in range(5):

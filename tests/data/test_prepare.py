@@ -239,7 +239,7 @@ def test_the_same_content_elsewhere_is_found(own_cache, corpus, tmp_path, no_enc
     assert prepare_dataset(data(tmp_path / "copy"), tokenizer()).path == first.path
 
 
-def test_one_byte_is_another_dataset(own_corpus):
+def test_mode_25_one_byte_is_another_dataset(own_corpus):
     first = prepare_dataset(data(own_corpus), tokenizer())
     path = own_corpus / "file000.go"
     path.write_bytes(path.read_bytes() + b" ")
@@ -254,7 +254,7 @@ def test_one_byte_is_another_dataset(own_corpus):
     [{"block_size": 33}, {"split_ratios": "0.5,0.25,0.25"}, {"split_seed": 1}, {"vocab_size": 300}, {"special_tokens": ["<X>"]}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_other_settings_are_another_dataset(prepared, corpus, changes):
+def test_mode_25_other_settings_are_another_dataset(prepared, corpus, changes):
     ours = {name: value for name, value in changes.items() if name in ("vocab_size", "special_tokens")}
     other = prepare_dataset(data(corpus, **{n: v for n, v in changes.items() if n not in ours}), tokenizer(**ours))
     assert other.fingerprint != prepared.fingerprint
@@ -285,7 +285,7 @@ def test_a_changed_end_of_text_is_another_tokenizer(corpus, tokenizer_folder, tm
 @pytest.mark.parametrize(
     "stage", ["allot", "TokenizedCorpus", "write_dataset_dict", "LengthsPicture.draw", "markdown", "json_text"]
 )
-def test_a_failure_in_the_middle_leaves_nothing(own_cache, corpus, monkeypatch, stage):
+def test_mode_25_a_failure_in_the_middle_leaves_nothing(own_cache, corpus, monkeypatch, stage):
     with monkeypatch.context() as broken:
         broken.setattr(f"llmforge.data.prepare.{stage}", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -294,7 +294,7 @@ def test_a_failure_in_the_middle_leaves_nothing(own_cache, corpus, monkeypatch, 
     assert not prepare_dataset(data(corpus), tokenizer()).reused
 
 
-def test_a_full_disk_is_a_storage_error_and_leaves_nothing(own_cache, corpus, monkeypatch):
+def test_mode_25_a_full_disk_is_a_storage_error_and_leaves_nothing(own_cache, corpus, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 

@@ -15,6 +15,7 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,17 +39,20 @@ class Tally:
     faults: list[str] = field(default_factory=list)
 
 
-def phase(folder: Path) -> str:
-    """What the killed process was doing, by what it left."""
+def phase(folder: Path, began: bool) -> str:
+    """What the killed process was doing, by what it left; `began` says that it had begun a step."""
     if (folder / ".llmforge-trash").exists():
         return "deleting"
     if any(folder.glob(".staging-*")):
         return "saving"
-    return "training"
+    return "training" if began else "loading"
 
 
-def killed(work: Callable[[Any], object], folder: Path, source: random.Random) -> int:
-    """Do `work` in a child, with a callback that counts its steps, and kill it at a random moment; its exit code."""
+def killed(work: Callable[[Any], object], folder: Path, source: random.Random) -> tuple[int, bool]:
+    """Do `work` in a child and kill it at a random moment; its exit code, and whether it had begun a step.
+
+    `work` is given a callback that counts steps.
+    """
     from reliability.harness import Beat, killed_after
 
     beats = folder.with_name(f"{folder.name}-beats")
@@ -59,7 +63,7 @@ def killed(work: Callable[[Any], object], folder: Path, source: random.Random) -
         return wanted == 0 or (beats.exists() and beats.stat().st_size >= wanted)
 
     try:
-        return killed_after(source.uniform(0, LONGEST), lambda: work(Beat(beats)), ready)
+        return killed_after(source.uniform(0, LONGEST), lambda: work(Beat(beats)), ready), beats.exists()
     finally:
         beats.unlink(missing_ok=True)
 
@@ -81,14 +85,14 @@ def case(
     settings = {"preset": preset, "max_steps": STEPS, "saving": {"async_save": source.random() < 0.7}}
     for _ in range(source.randint(1, 4)):
         before = len(list_checkpoints(folder))
-        code = killed(lambda beat: go_on(folder, tokenizer, callbacks=[beat], **settings), folder, source)
+        code, began = killed(lambda beat: go_on(folder, tokenizer, callbacks=[beat], **settings), folder, source)
         if code not in (0, -9):
             tally.faults.append(f"{folder}: a run ended with {code}")
             return
         if code == 0:
             break
         tally.kills += 1
-        tally.phases[phase(folder)] += 1
+        tally.phases[phase(folder, began)] += 1
         committed = list_checkpoints(folder)
         if before and not committed:
             tally.faults.append(f"{folder}: the committed checkpoints are gone")
@@ -96,7 +100,7 @@ def case(
             tally.faults += [f"{path}: {problem}" for path in committed for problem in verify(path)]
         elif len(committed) > 1:
             os.truncate(committed[-1] / "optimizer.pt", 100)
-    if forked(lambda: go_on(folder, tokenizer, **settings)) != 0:
+    if forked(lambda: go_on(folder, tokenizer, **settings), quiet=True) != 0:
         tally.faults.append(f"{folder}: it could not be gone on with")
         return
     different = differing(weights(folder, STEPS), expected)
@@ -135,12 +139,12 @@ def stock_case(folder: Path, tokenizer: Any, preset: str, source: random.Random,
         stock_training(folder, tokenizer, preset, any(folder.glob("checkpoint-*")), beat)
 
     for _ in range(source.randint(1, 4)):
-        code = killed(go_on, folder, source)
+        code, _ = killed(go_on, folder, source)
         if code == 0:
             break
         tally.kills += 1
         failed = False
-        while any(folder.glob("checkpoint-*")) and forked(lambda: stock_starts(folder, tokenizer, preset)) != 0:
+        while any(folder.glob("checkpoint-*")) and forked(lambda: stock_starts(folder, tokenizer, preset), quiet=True) != 0:
             failed = True
             shutil.rmtree(max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])))
         tally.by_hand += failed
@@ -155,15 +159,17 @@ def stock_starts(folder: Path, tokenizer: Any, preset: str) -> None:
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             os._exit(0)
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    stock_training(folder, tokenizer, preset, True, Stop(), STEPS + 2)
+    try:
+        stock_training(folder, tokenizer, preset, True, Stop(), STEPS + 2)
+    except BaseException:  # which is what is looked for, and no traceback to be shown
+        os._exit(1)
 
 
 def main() -> int:
     """Run and print."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--kills", type=int, default=500, help="of ours, over both architectures")
-    options.add_argument("--stock_kills", type=int, default=60, help="of stock Trainer")
+    options.add_argument("--stock_kills", type=int, default=100, help="of stock Trainer")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--json", action="store_true")
     chosen = options.parse_args()
@@ -174,6 +180,7 @@ def main() -> int:
     from llmforge.configs.tokenizer import TokenizerArguments
     from llmforge.tokenization import load_pretrained, train_tokenizer
 
+    began = time.monotonic()
     ours, theirs = {preset: Tally() for preset in PRESETS}, {preset: Tally() for preset in PRESETS}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -191,6 +198,7 @@ def main() -> int:
     faults = [fault for tally in ours.values() for fault in tally.faults]
     told = {
         "seed": chosen.seed,
+        "minutes": round((time.monotonic() - began) / 60, 1),
         "ours": {
             preset: {"runs": tally.runs, "kills": tally.kills, "while": dict(tally.phases), "faults": len(tally.faults)}
             for preset, tally in ours.items()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -24,6 +25,8 @@ from llmforge.checkpoints.manifest import list_checkpoints, verify
 from llmforge.checkpoints.resume import find_checkpoint
 
 STEPS = 5
+#: Seconds after which a child is taken to hang.
+HANGING = 300.0
 #: Every step is saved; dropout is on, so that a random state out of step shows.
 SETTINGS = {
     "max_steps": STEPS,
@@ -54,54 +57,63 @@ def go_on(folder: Path, tokenizer, **changes):
     return trainer
 
 
-def _alone() -> None:
-    """In a child: tqdm's lock is one for all forks of a process, and a fork that was killed may have taken it along."""
-    tqdm.set_lock(threading.RLock())
+def _alone(told: int) -> None:
+    """What a child has to have for itself.
+
+    tqdm's lock is one for all forks of a process, and each class of it may have its own: a fork that was killed takes
+    it along. A child that hangs is a failure like another, and its traceback is `told`.
+    """
+    classes = [tqdm]
+    while classes:
+        kind = classes.pop()
+        kind.set_lock(threading.RLock())
+        classes += kind.__subclasses__()
+    faulthandler.dump_traceback_later(HANGING, exit=True, file=told)
 
 
-def forked(work: Callable[[], object]) -> int:
-    """Do `work` in a child process; its exit code, negative for a signal, as `subprocess` has it."""
+def child(work: Callable[[], object], quiet: bool = False) -> int:
+    """Begin `work` in a child process, and return its process id; it ends with 0, or 70 where `work` raised, which is shown."""
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            _alone()
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+    begun = os.fork()
+    if begun:
+        return begun
+    code, told = 70, os.dup(2)
+    try:
+        _alone(told)
+        if quiet:
+            for output in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+        work()
+        code = 0
+    except BaseException:
+        os.write(told, traceback.format_exc().encode())
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def ended(pid: int) -> int:
+    """Wait for a child; its exit code, negative for a signal, as `subprocess` has it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def forked(work: Callable[[], object], quiet: bool = False) -> int:
+    """Do `work` in a child process; its exit code."""
+    return ended(child(work, quiet))
 
 
 def killed_after(seconds: float, work: Callable[[], object], ready: Callable[[], bool]) -> int:
-    """Do `work` in a child process that is killed so long after `ready`; its exit code, 0 if it was done by then."""
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            for output in (1, 2):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), output)
-            _alone()
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    limit = time.monotonic() + 120
-    while not ready() and os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < limit:
+    """Do `work` in a child process that is killed so long after `ready`; its exit code, its own if it was done."""
+    pid = child(work, quiet=True)
+    while not ready():
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
     time.sleep(seconds)
-    try:
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-    except (ProcessLookupError, ChildProcessError):
-        return 0
-    return os.waitstatus_to_exitcode(status)
+    os.kill(pid, signal.SIGKILL)  # till it is waited for it is there, if only as a zombie
+    return ended(pid)
 
 
 def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:

@@ -79,6 +79,19 @@ def test_metadata_says_what_the_design_says(saving, tokenizer, tmp_path):
     assert told["config"]["training"]["learning_rate"] == 1e-2
 
 
+@BOTH_WAYS
+def test_whoever_may_read_the_folder_may_read_the_checkpoint(saving, tokenizer, tmp_path):
+    """safetensors makes its files for the owner alone; another user, or a server, is to load them."""
+    before = os.umask(0o027)
+    try:
+        training(tmp_path, tokenizer, saving=saving, max_steps=1).train()
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (tmp_path / "checkpoint-1").iterdir()}
+    assert modes.pop("model.safetensors") == "0o640"
+    assert set(modes.values()) == {"0o640"}
+
+
 def test_files_are_synced_before_the_rename_and_the_folder_after_it(tokenizer, tmp_path, monkeypatch):
     """In the order in which a power cut could take them away again."""
     done: list[tuple[str, str]] = []

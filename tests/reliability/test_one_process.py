@@ -6,15 +6,19 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 from reliability.child_runs import hold, pretrain
 
 from llmforge.errors import ConfigError, StorageError
 from llmforge.runtime import run_lock
-from llmforge.runtime.run_lock import Holder, RunLock, holder, refuse_running
+from llmforge.runtime.commands import run_command
+from llmforge.runtime.run_lock import Holder, RunLock, alone_in, holder, refuse_running
 
 HERE = os.uname().nodename
 
@@ -111,6 +115,93 @@ def test_mode_06_a_used_folder_is_refused_without_resume(corpus, start):
     after = contents(Path("run"))
     after.pop("run.lock")
     assert after == before
+
+
+def second(*arguments: str) -> tuple[subprocess.CompletedProcess, float]:
+    """A launch in a process of its own, and its seconds."""
+    begun = time.monotonic()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return done, time.monotonic() - begun
+
+
+def test_mode_07_the_second_ends_at_once_while_the_first_prepares_its_data(corpus, own_cache, start):
+    """It does not import what takes seconds; however it names the folder, and from a recipe too."""
+    from llmforge.data import prepare
+
+    def slow() -> int:
+        prepare._write_splits = hold(prepare._write_splits, "preparing")
+        steps = ["--max_steps", "1", "--eval_strategy", "no"]
+        return pretrain("--corpus", str(corpus), "--output_dir", "run", *steps)
+
+    first = start(slow, "first")
+    first.until("preparing")
+    before = contents(Path("run"))
+    Path("mine.yaml").write_text("output_dir: run\npreset: gpt2-10m\n")
+    names = ["--output_dir run", "--output-dir=run --resume", "--config mine.yaml"]
+    launches = [["-m", "llmforge", "pretrain", "--corpus", str(corpus), *name.split()] for name in names]
+    launches.append([str(ROOT / "recipes" / "pretrain_go.py"), "--output_dir", "run"])
+    for launch in launches:
+        done, seconds = second(*launch)
+        told = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+        assert done.returncode == 2
+        assert len(told) == 1
+        assert told[0].startswith(f"error: --output_dir run is in use by {holder('run')}. Wait until")
+        assert " torch\n" not in done.stderr
+        assert seconds < 5
+    assert contents(Path("run")) == before
+    Path("preparing.go").touch()
+    assert first.wait() == 0, first.text()
+    assert json.loads(Path("run/exit.json").read_text())["reason"] == "finished"
+
+
+def test_mode_07_what_only_tells_is_not_refused(tmp_path, capsys):
+    lock = RunLock(tmp_path)
+    seen = []
+    assert run_command(seen.append, ["--output_dir", str(tmp_path), "--help"]) == 0
+    assert run_command(seen.append, ["--output_dir", str(tmp_path / "another")]) == 0
+    assert run_command(seen.append, ["--output_dir"]) == 0
+    assert len(seen) == 3
+    assert run_command(seen.append, ["--resume", str(tmp_path)]) == 0, "the run would be its parent"
+    (tmp_path / "checkpoint-1").mkdir()
+    assert run_command(seen.append, ["--resume", str(tmp_path / "checkpoint-1")]) == 2
+    assert "in use by this process" in capsys.readouterr().err
+    lock.release()
+    assert run_command(seen.append, ["--resume", str(tmp_path / "checkpoint-1")]) == 0
+
+
+def test_a_folder_made_for_a_run_that_did_not_begin_is_removed_again(tmp_path):
+    def fail(folder: Path, begins: bool) -> list[str]:
+        with pytest.raises(KeyboardInterrupt), alone_in(folder, lambda: None, begins):
+            raise KeyboardInterrupt
+        return sorted(path.name for path in tmp_path.rglob("*"))
+
+    assert fail(tmp_path / "run", begins=False) == []
+    assert fail(tmp_path / "run", begins=True) == ["run", "run.lock"]
+    assert fail(tmp_path / "run", begins=False) == ["run", "run.lock"], "it was there before"
+
+
+def test_a_lock_that_is_removed_while_one_waits_for_it_is_none(tmp_path, start):
+    """A second one waits; the first goes and takes its file with it; a third, that comes then, and the second are not both in."""
+    (tmp_path / "run").mkdir()
+    lock = RunLock("run")
+
+    def wait() -> None:
+        Path("trying").touch()
+        mine = RunLock("run")
+        assert run_lock._is(mine._descriptor, Path("run/run.lock"))
+        Path("in").touch()
+        time.sleep(60)
+
+    waiting = start(wait)
+    waiting.until("trying")
+    time.sleep(0.2)
+    lock.path.unlink()
+    lock.release()
+    waiting.until("in")
+    with pytest.raises(ConfigError, match="in use"):
+        RunLock("run")
 
 
 # The lock itself.
