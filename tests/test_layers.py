@@ -34,7 +34,7 @@ _FIRST_CALLBACKS = ("forge_callback", "media", "tracker")
 ORDER: list[set[str]] = [
     {"errors"},
     {"storage"},
-    *folder("configs", "source", "data generation model tokenizer training checkpoint lora", "run"),
+    *folder("configs", "source", "data generation model tokenizer training checkpoint lora export evaluation", "run"),
     {"parsing"},
     *folder(
         "runtime",
@@ -85,6 +85,9 @@ ORDER: list[set[str]] = [
         "render",
         "inspect",
     ),
+    {"model_folder"},
+    {"adapters"},
+    {"pretrained"},
     {"tasks"},
     {"generate"},
     {"history"},
@@ -96,6 +99,9 @@ ORDER: list[set[str]] = [
     {"trainer"},
     {"build"},
     {"evaluation", "plan", "run", "results"},
+    {"verify_text", "gguf_file", "gguf_server", "export_folder"},
+    {"export_check"},
+    {"export_card"},
     {"pretrain", "finetune", "export", "convert", "prepare", "tokenizer", "doctor", "monitor"},
     {"cli"},
     {"__main__", "__init__"},
