@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import faulthandler
 import os
 import random
@@ -19,7 +20,7 @@ from reliability.harness import child, ended, forked
 
 #: The calls that change what a folder shows, or make it last.
 CALLS = ("rename", "replace", "unlink", "remove", "rmdir", "fsync")
-SYSCALLS = "rename,renameat,renameat2,unlink,unlinkat,rmdir,fsync,fdatasync"
+SYSCALLS = ("rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "fsync", "fdatasync")
 _NEWNS, _NEWUSER = 0x20000, 0x10000000
 
 
@@ -79,9 +80,9 @@ def straced(work: Callable[[], object], *options: str) -> int:
     return code
 
 
-def killed_at_syscall(number: int, work: Callable[[], object]) -> int:
-    """Do `work` in a child that is killed at the n-th of `SYSCALLS` of a thread of its; its exit code, 0 if there are fewer."""
-    return straced(work, "-o", os.devnull, "-e", f"trace={SYSCALLS}", "-e", f"inject={SYSCALLS}:signal=KILL:when={number}")
+def killed_at_syscall(name: str, number: int, work: Callable[[], object]) -> int:
+    """Do `work` in a child that is killed at the n-th such system call of a thread of its; its exit code, 0 if there are fewer."""
+    return straced(work, "-o", os.devnull, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}")
 
 
 # --- order ---------------------------------------------------------------------------------------
@@ -89,7 +90,7 @@ def killed_at_syscall(number: int, work: Callable[[], object]) -> int:
 
 def recorded(work: Callable[[], object], log: Path) -> int:
     """Do `work` in a child, and write down what it does to files; its exit code."""
-    calls = f"trace=openat,write,pwrite64,writev,ftruncate,mkdir,{SYSCALLS}"
+    calls = f"trace=openat,write,pwrite64,writev,ftruncate,mkdir,{','.join(SYSCALLS)}"
     return straced(work, "-y", "-s", "0", "-o", str(log), "-e", calls)
 
 
@@ -179,7 +180,11 @@ def on_a_disk_of(size: int, work: Callable[[Path], object]) -> int:
             if result:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
-        check(libc.unshare(_NEWUSER | _NEWNS))
+        limit = time.monotonic() + 5
+        while libc.unshare(_NEWUSER | _NEWNS):  # the thread may not be gone yet
+            if ctypes.get_errno() != errno.EINVAL or time.monotonic() > limit:
+                check(-1)
+            time.sleep(0.01)
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
             Path("/proc/self", name).write_text(text)
         check(libc.mount(b"tmpfs", str(place).encode(), b"tmpfs", 0, f"size={size}".encode()))
