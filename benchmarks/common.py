@@ -12,18 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from llmforge.data.packing import pack
+from llmforge.data.packing import Rows, pack
 
 
-def packed_rows(count: int, block_size: int, document: int, vocab_size: int, seed: int = 0) -> list[dict[str, Any]]:
-    """`count` packed rows of made-up documents, of some `document` tokens each (a half to one and a half times that)."""
+def packed(count: int, block_size: int, document: int, vocab_size: int, seed: int = 0) -> Rows:
+    """At least `count` packed rows of made-up documents, of some `document` tokens each (a half to one and a half times that)."""
     source = np.random.RandomState(seed)
     total, sizes = count * block_size, []
     while sum(sizes) < total + block_size:
         sizes.append(int(source.randint(max(document // 2, 1), document * 3 // 2 + 1)))
     # Zipf-like ids, as in text: the loss and its gradient see few tokens often and most seldom.
     ids = [(2 + (vocab_size - 2) * source.power(0.3, size)).astype(np.int32) for size in sizes]
-    rows = pack(ids, range(len(ids)), block_size, 0, 1)
+    return pack(ids, range(len(ids)), block_size, 0, 1)
+
+
+def packed_rows(count: int, block_size: int, document: int, vocab_size: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Just `count` of them, each by itself."""
+    rows = packed(count, block_size, document, vocab_size, seed)
     names = ("input_ids", "segment_lengths", "segment_targets", "segment_documents")
     columns = {name: getattr(rows, name) for name in names}
     return [{name: np.asarray(column[index]) for name, column in columns.items()} for index in range(count)]

@@ -72,3 +72,10 @@ def test_the_benchmark_of_preparing_data_finds_the_same_ids():
     assert [told["sides"][side]["missing"] + told["sides"][side]["not_expected"] for side in ("plain", "parts")] == [0, 0]
     assert told["sides"]["run_clm"]["dropped_tokens"] > 0
     assert min(told["ratio"], told["memory_ratio"], told["mb_per_s"]) > 0
+
+
+@pytest.mark.slow
+def test_a_late_start_makes_few_calls_more():
+    """One a batch that is passed over."""
+    told = run("resume.py", "--rounds", "1", "--late", "1000")
+    assert 1 <= told["ratio"]["ours"]["calls"] < 1.1

@@ -92,6 +92,8 @@ def prepare_dataset(
     tokenizer = tokenizer or TokenizerArguments()
     if data.dataset_dir is not None:
         return load_prepared(data.dataset_dir)
+    for made in ("datasets", "tokenizers"):  # what a killed process had half-written there
+        sweep_partial(cache_root() / made)
     # Resolved: the folder is put in place by its name, which `.` is not.
     target = Path(output_dir).expanduser().resolve() if output_dir is not None else None
     if target is not None:

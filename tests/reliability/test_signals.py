@@ -76,13 +76,16 @@ def remembered(corpus):
     CORPUS[:] = [corpus]
 
 
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["once", "twice"])
 @pytest.mark.parametrize(
     ("where", "step"), [("step", 3), ("evaluation", 3), ("saving", 3), ("first", None), ("begin", None), ("finishing", 6)]
 )
-def test_mode_16_sigterm_commits_a_checkpoint_and_ends_with_75(where, step, corpus, start):
+def test_mode_16_sigterm_commits_a_checkpoint_and_ends_with_75(where, step, times, corpus, start):
     child = start(lambda: held_run(corpus, where))
     child.until(where)
-    child.signal(signal.SIGTERM)
+    for _ in range(times):
+        child.signal(signal.SIGTERM)
+        time.sleep(0.05)
     go_on(where)
     assert child.wait(GRACE) == 75, child.text()
     ended(step, f"checkpoint-{step}" if step else None)
@@ -211,7 +214,8 @@ def test_mode_16_without_saving_it_stops_without_a_checkpoint(corpus, start):
     ended(3, None)
 
 
-def test_mode_16_during_tokenizing_nothing_is_torn(corpus, own_cache, start):
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["once", "twice"])
+def test_mode_16_during_tokenizing_nothing_is_torn(times, corpus, own_cache, start):
     from llmforge.data import prepare
 
     def run() -> int:
@@ -220,7 +224,8 @@ def test_mode_16_during_tokenizing_nothing_is_torn(corpus, own_cache, start):
 
     child = start(run)
     child.until("packing")
-    child.signal(signal.SIGTERM)
+    for _ in range(times):
+        child.signal(signal.SIGTERM)
     assert child.wait(GRACE) == 75
     assert child.text().splitlines()[-1] == "interrupted by SIGTERM"
     assert not Path("run").exists()
