@@ -15,6 +15,7 @@ import llmforge
 from llmforge.cli import VERBS, usage
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
+from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.export import ExportArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
@@ -33,6 +34,7 @@ CONFIGS = (
     RunArguments,
     CheckpointArguments,
     GenerationArguments,
+    EvaluationArguments,
     ExportArguments,
 )
 

@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "prepare": ("llmforge.prepare", "corpus to split, tokenized, packed dataset"),
     "plan": ("llmforge.plan", "list the model presets with their sizes"),
     "pretrain": ("llmforge.pretrain", "train a model from scratch"),
+    "evaluate": ("llmforge.evaluation", "how well a model predicts a text: perplexity, bits per byte, accuracy"),
     "export": ("llmforge.export", "a trained model as GGUF or safetensors, verified"),
     "checkpoints": ("llmforge.checkpoints.inspect", "list, view, compare, verify and prune the checkpoints of a run"),
 }

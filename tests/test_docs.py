@@ -66,6 +66,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.checkpoints import inspect
     from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
+    from llmforge.configs.evaluation import EvaluationArguments
     from llmforge.configs.export import ExportArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
@@ -89,6 +90,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
             GenerationArguments,
             RunArguments,
         ],
+        "evaluate": [EvaluationArguments],
         "export": [ExportArguments],
         "prepare": [DataArguments, TokenizerArguments, PrepareArguments],
         "tokenizer": [DataArguments, TokenizerArguments, TokenizerCommandArguments],

@@ -34,7 +34,7 @@ _FIRST_CALLBACKS = ("forge_callback", "media", "tracker")
 ORDER: list[set[str]] = [
     {"errors"},
     {"storage"},
-    *folder("configs", "source", "data generation model tokenizer training checkpoint lora export evaluation", "run"),
+    *folder("configs", "source", "data generation model tokenizer training checkpoint lora export", "evaluation", "run"),
     {"parsing"},
     *folder(
         "runtime",
@@ -72,6 +72,7 @@ ORDER: list[set[str]] = [
         "prepare",
         "sampler",
         "collate",
+        "windows",
     ),
     *folder(
         "checkpoints",
@@ -98,6 +99,7 @@ ORDER: list[set[str]] = [
     {"checkpointing"},
     {"trainer"},
     {"build"},
+    {"evaluation_text", "figures"},
     {"evaluation", "plan", "run", "results"},
     {"verify_text", "gguf_file", "gguf_server", "export_folder"},
     {"export_check"},
