@@ -57,7 +57,7 @@ ORDER: list[set[str]] = [
         "shingles generated gutenberg markdown boilerplate mending path_header",
         "cleaning dedup packing mixing",
     ),
-    *folder("data.formats", "streams templates", "records", "jsonl json_file csv_file parquet npz hub python_source"),
+    *folder("data.formats", "streams sandbox", "templates", "records", "jsonl json_file csv_file parquet npz hub python_source"),
     *folder("data.sources", "kinds cutting ignoring", "streams", "walk archives", "remote", "finding reading", "units", "corpus"),
     *folder(
         "data",
@@ -83,7 +83,9 @@ ORDER: list[set[str]] = [
         "render",
         "inspect",
     ),
+    {"task_fields"},
     {"tasks"},
+    {"task_file", "scenarios", "task_rows"},
     {"generate"},
     {"history"},
     {"report"},
