@@ -86,6 +86,7 @@ ORDER: list[set[str]] = [
     {"task_fields"},
     {"tasks"},
     {"task_file", "scenarios", "task_rows"},
+    {"task_data"},
     {"generate"},
     {"history"},
     {"report"},
