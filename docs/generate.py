@@ -15,6 +15,7 @@ import llmforge
 from llmforge.cli import VERBS, usage
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
+from llmforge.configs.export import ExportArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
 from llmforge.configs.run import RunArguments
@@ -25,7 +26,15 @@ from llmforge.plan import list_presets
 
 REFERENCE = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->"
-CONFIGS = (ModelArguments, TokenizerArguments, DataArguments, RunArguments, CheckpointArguments, GenerationArguments)
+CONFIGS = (
+    ModelArguments,
+    TokenizerArguments,
+    DataArguments,
+    RunArguments,
+    CheckpointArguments,
+    GenerationArguments,
+    ExportArguments,
+)
 
 
 def cell(text: object) -> str:

@@ -66,6 +66,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.checkpoints import inspect
     from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
+    from llmforge.configs.export import ExportArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
     from llmforge.configs.run import RunArguments
@@ -88,6 +89,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
             GenerationArguments,
             RunArguments,
         ],
+        "export": [ExportArguments],
         "prepare": [DataArguments, TokenizerArguments, PrepareArguments],
         "tokenizer": [DataArguments, TokenizerArguments, TokenizerCommandArguments],
     }
