@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "convert": ("llmforge.convert", "scenario text, questions or chats to the rows of a task"),
     "plan": ("llmforge.plan", "list the model presets with their sizes"),
     "pretrain": ("llmforge.pretrain", "train a model from scratch"),
+    "finetune": ("llmforge.finetune", "fine-tune a model on a task or on more text, fully or by LoRA"),
     "export": ("llmforge.export", "a trained model as GGUF or safetensors, verified"),
     "checkpoints": ("llmforge.checkpoints.inspect", "list, view, compare, verify and prune the checkpoints of a run"),
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ from llmforge.tokenization import FILES, TextTokenizer, load
 _VERSION = 1
 #: Rows that are encoded together.
 _TOGETHER = 1000
+#: Tokens of the shortest row that is chosen; several examples share it anyway.
+_SHORTEST = 64
 _NOTHING_LEFT = "completion that the cut leaves nothing of"
 
 
@@ -118,6 +121,13 @@ class Encoder:
         added = json.loads(self.tokenizer.backend.to_str())["added_tokens"]
         named = {text for role, text in self.task.special.items() if role in template}
         return {item["content"]: item["id"] for item in added if item["content"] in template or item["content"] in named}
+
+
+def fitting_size(splits: Mapping[str, Sequence[Row]], task: Task, tokenizer: Path, positions: int) -> int:
+    """The row length that suits a task: the power of two, from 64 on, that its longest example fits in, as far as there are positions."""
+    encoder = Encoder(task, load(tokenizer), sys.maxsize)
+    longest = max((len(example.ids) + 1 for rows in splits.values() for example in encoder.examples(rows)), default=1)
+    return min(max(1 << (longest - 1).bit_length(), _SHORTEST), positions)
 
 
 def pack_examples(examples: Sequence[Example], block_size: int, end: int, pad: int) -> Rows:
@@ -213,8 +223,9 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def _write(folder: Path, splits: Mapping[str, Sequence[Row]], encoder: Encoder, dropped: Account) -> dict[str, Any]:
-    from datasets import DatasetDict
+    from datasets import DatasetDict, disable_progress_bars
 
+    disable_progress_bars()
     made: dict[str, Any] = {}
     cards: dict[str, Any] = {}
     truncated: dict[str, int] = {}
