@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers import set_seed
 from llmforge.adapters import record_base, save_adapter
 from llmforge.attention import install_attention
 from llmforge.configs.finetune import FinetuneConfig
+from llmforge.configs.lora import LoraArguments
 from llmforge.configs.tokenizer import PAD
 from llmforge.errors import ConfigError
 from llmforge.losses import install_losses
@@ -34,21 +36,23 @@ class Start:
     """The model that a fine-tuning begins with.
 
     Attributes:
+        given: As ``--from_pretrained`` has it.
         found: As it lies in its folder.
         tokenizer: With padding and the tokens that were added.
         known: Rows of the embedding table that stood for a token before.
         task: What the rows are for; None where plain text is trained on.
     """
 
+    given: str
     found: Pretrained
     tokenizer: PreTrainedTokenizerBase
     known: int
     task: Task | None = None
 
     @property
-    def base(self) -> Path:
-        """The folder that an adapter's weights are added to."""
-        return self.found.path
+    def base(self) -> str:
+        """What an adapter's file says its model is: a folder, or a hub id."""
+        return str(self.found.path.resolve()) if Path(self.given).expanduser().is_dir() else self.given
 
 
 def load_start(config: FinetuneConfig) -> Start:
@@ -65,7 +69,7 @@ def load_start(config: FinetuneConfig) -> Start:
     tokenizer = found.tokenizer
     known = max(tokenizer.get_vocab().values()) + 1
     grow_tokenizer(tokenizer, config.finetune.add_tokens)
-    return Start(found, tokenizer, known)
+    return Start(given, found, tokenizer, known)
 
 
 def grow_tokenizer(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str] = ()) -> None:
@@ -135,7 +139,7 @@ def tuned_model(start: Start, config: FinetuneConfig) -> PreTrainedModel:
     install_attention(install_losses(model.train()))
     if not config.lora.lora:
         return model
-    return add_adapters(model, config, str(start.found.path.resolve()))
+    return add_adapters(model, config, start.base)
 
 
 def add_adapters(model: PreTrainedModel, config: FinetuneConfig, base: str) -> Any:
@@ -146,15 +150,22 @@ def add_adapters(model: PreTrainedModel, config: FinetuneConfig, base: str) -> A
         config: Rank, scale, dropout and layers; its seed draws the weights.
         base: Where the adapters' file says that its model lies.
     """
-    from peft import LoraConfig, TaskType, get_peft_model
-
     settings, kind = config.lora, model.config.model_type
     set_seed(config.training.seed)
-    adapted = get_peft_model(
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft asks transformers by an old name
+        adapted = _adapted(model, settings, kind)
+    adapted.peft_config["default"].base_model_name_or_path = base
+    return adapted
+
+
+def _adapted(model: PreTrainedModel, settings: LoraArguments, kind: str) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    return get_peft_model(
         model,
         LoraConfig(
             task_type=TaskType.CAUSAL_LM,
-            base_model_name_or_path=base,
             r=settings.lora_r,
             lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=settings.lora_dropout,
@@ -162,8 +173,6 @@ def add_adapters(model: PreTrainedModel, config: FinetuneConfig, base: str) -> A
             fan_in_fan_out=kind == "gpt2",  # whose layers keep their weights the other way round
         ),
     )
-    adapted.peft_config["default"].base_model_name_or_path = base
-    return adapted
 
 
 def write_final(trained: Any, start: Start, config: FinetuneConfig, folder: Path) -> Any:
@@ -184,9 +193,9 @@ def write_final(trained: Any, start: Start, config: FinetuneConfig, folder: Path
     tokenizer = start.tokenizer
     if config.lora.lora and not config.lora.merge:
         save_adapter(trained, folder)
-        record_base(folder, start.base)
+        record_base(folder, start.found.path)
         if not config.finetune.add_tokens:  # then its base knows no padding either
-            tokenizer = load_own_tokenizer(start.base)
+            tokenizer = load_own_tokenizer(start.found.path)
     else:
         trained = trained.merge_and_unload() if config.lora.lora else trained
         trained.save_pretrained(folder)

@@ -124,7 +124,7 @@ class Encoder:
 
 
 def fitting_size(splits: Mapping[str, Sequence[Row]], task: Task, tokenizer: Path, positions: int) -> int:
-    """The row length that suits a task: the power of two, from 64 on, that its longest example fits in, as far as there are positions."""
+    """Tokens of a row that suits a task: the power of two that its longest example fits in, within the model's `positions`."""
     encoder = Encoder(task, load(tokenizer), sys.maxsize)
     longest = max((len(example.ids) + 1 for rows in splits.values() for example in encoder.examples(rows)), default=1)
     return min(max(1 << (longest - 1).bit_length(), _SHORTEST), positions)

@@ -34,7 +34,13 @@ _FIRST_CALLBACKS = ("forge_callback", "media", "tracker")
 ORDER: list[set[str]] = [
     {"errors"},
     {"storage"},
-    *folder("configs", "source", "data generation model tokenizer training checkpoint lora export evaluation", "run", "finetune tuning"),
+    *folder(
+        "configs",
+        "source",
+        "data generation model tokenizer training checkpoint lora export evaluation",
+        "run",
+        "finetune tuning",
+    ),
     {"parsing"},
     *folder(
         "runtime",
