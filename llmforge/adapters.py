@@ -37,6 +37,18 @@ def record_base(adapter: Path, base: Path) -> None:
     write_json(adapter / BASE_RECORD, {"path": str(base), "weights": weights_digest(base)})
 
 
+def save_adapter(model: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
+    """Write the adapters of a `PeftModel` the way peft does, without a model card of peft's own.
+
+    Args:
+        model: With adapters.
+        folder: Made if it is not there.
+        state: Tensors in place of the model's own.
+    """
+    model.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
 def find_base(path: Path, settings: dict[str, Any], given: str | None, flag: str) -> Path:
     """The folder of the base that the adapter in `path` was trained on.
 

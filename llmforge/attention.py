@@ -154,6 +154,9 @@ def install_attention(model: PreTrainedModel, way: str = BY_DOCUMENT) -> PreTrai
     """
     if model.config.model_type not in ("gpt2", "gpt_neox"):
         return model
+    if hasattr(model, "get_base_model"):  # of peft, which hands every argument on
+        install_attention(model.get_base_model(), way)
+        return model
     for name in (BY_DOCUMENT, VARLEN):
         AttentionInterface.register(name, functools.partial(_attention, varlen=name == VARLEN))
         AttentionMaskInterface.register(name, sdpa_mask)

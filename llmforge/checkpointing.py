@@ -5,6 +5,7 @@ What they do beyond calling stock's own is in `llmforge.checkpoints`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import SaveStrategy
 
+from llmforge.adapters import save_adapter
 from llmforge.callbacks.divergence import refuse_non_finite
 from llmforge.callbacks.loss_window import LossWindow
 from llmforge.checkpoints.restore import evaluation_is_due, restore_optimizer
@@ -119,9 +121,19 @@ class Checkpointing(_Trainer):  # type: ignore[misc, valid-type]
             self.processing_class.save_pretrained(folder)
 
     def write_model(self, folder: str, state_dict: dict[str, Any] | None = None) -> None:
-        """Write the model's files, with the tensors of `state_dict` where one is given."""
-        names = {"save_original_format": False} if isinstance(self.model, PreTrainedModel) else {}
-        self.model.save_pretrained(folder, state_dict=state_dict, **names)
+        """Write the model's files, with the tensors of `state_dict` where one is given; of adapters, those alone."""
+        if isinstance(self.model, PreTrainedModel):
+            self.model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
+        else:
+            save_adapter(self.model, Path(folder), state_dict)
+
+    def model_state(self) -> dict[str, Any]:
+        """The tensors that a checkpoint holds: the model's, or those of its adapters."""
+        state: dict[str, Any] = self.model.state_dict()
+        if isinstance(self.model, PreTrainedModel):
+            return state
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return {name: tensor for name, tensor in state.items() if name in trained}
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Extends `Trainer._determine_best_metric`: a step that is not saved cannot be the best one.

@@ -15,8 +15,10 @@ from llmforge.runtime.commands import run_command
 VERBS: dict[str, tuple[str, str]] = {
     "tokenizer": ("llmforge.tokenizer", "train a byte-level BPE, or see how one fits a corpus"),
     "prepare": ("llmforge.prepare", "corpus to split, tokenized, packed dataset"),
+    "convert": ("llmforge.convert", "scenario text, questions or chats to the rows of a task"),
     "plan": ("llmforge.plan", "list the model presets with their sizes"),
     "pretrain": ("llmforge.pretrain", "train a model from scratch"),
+    "finetune": ("llmforge.finetune", "fine-tune a model on a task or on more text, fully or by LoRA"),
     "evaluate": ("llmforge.evaluation", "how well a model predicts a text: perplexity, bits per byte, accuracy"),
     "export": ("llmforge.export", "a trained model as GGUF or safetensors, verified"),
     "checkpoints": ("llmforge.checkpoints.inspect", "list, view, compare, verify and prune the checkpoints of a run"),

@@ -189,6 +189,9 @@ def install_losses(model: PreTrainedModel, lean: bool = True) -> PreTrainedModel
     Returns:
         The same model; installing again changes `lean` and nothing else.
     """
+    if hasattr(model, "get_base_model"):  # of peft, which hands every argument on
+        install_losses(model.get_base_model(), lean)
+        return model
     model.lean_loss = lean
     if lean and _plain_head(model) is None:
         logger.warning("the output head of %s is not a plain linear layer: the stock loss is used", type(model).__name__)

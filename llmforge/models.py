@@ -206,10 +206,15 @@ def build_model(
     check_block_size(config, block_size)
     transformers.set_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config)
-    spare = list(range(len(tokenizer), config.vocab_size))
+    suppress_spare(model, tokenizer)
+    return install_attention(install_losses(model))
+
+
+def suppress_spare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let generation never produce padding or a row that stands for no token."""
+    spare = list(range(len(tokenizer), model.config.vocab_size))
     pad = [] if tokenizer.pad_token_id in (None, tokenizer.eos_token_id) else [tokenizer.pad_token_id]
     model.generation_config.suppress_tokens = pad + spare
-    return install_attention(install_losses(model))
 
 
 def compile_blocks(model: PreTrainedModel, backend: str | None = None, mode: str | None = None) -> None:
@@ -222,6 +227,8 @@ def compile_blocks(model: PreTrainedModel, backend: str | None = None, mode: str
     """
     from torch import nn
 
+    if hasattr(model, "get_base_model"):  # of peft, with its adapters in the blocks
+        model = model.get_base_model()
     for blocks in model.base_model.children():
         for block in blocks if isinstance(blocks, nn.ModuleList) else ():
             block.compile(backend=backend or "inductor", mode=mode)

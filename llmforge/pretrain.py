@@ -20,7 +20,7 @@ from llmforge.configs.data import DataArguments
 from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
-from llmforge.configs.run import PretrainConfig, RunArguments
+from llmforge.configs.run import PretrainConfig, RunArguments, RunConfig
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.configs.training import ForgeTrainingArguments, deferred_process_group
 from llmforge.data.prepare import prepare_dataset
@@ -123,8 +123,22 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
     if not validates:
         without_validation(config.training, config.run)
     check_block_size(sketch, config.data.block_size)
+    check_run(config, sketch.hidden_size, named_folder)
+
+
+def check_run(config: RunConfig, width: int, named_folder: bool) -> None:
+    """Refuse a precision that contradicts itself, a folder that is taken, and a checkpoint that cannot be resumed from.
+
+    Args:
+        config: Of any training; the precision, the learning rate and the folder are filled in.
+        width: Of the model's hidden states.
+        named_folder: As `check_config`.
+
+    Raises:
+        ConfigError, CheckpointError: As `check_config`.
+    """
     apply_precision(config.training)
-    config.training.choose_learning_rate(sketch.hidden_size)
+    config.training.choose_learning_rate(width)
     resume = config.run.resume
     if resume is None and not config.run.eval_only:
         if named_folder:

@@ -8,8 +8,10 @@ from typing import Any
 
 from llmforge.callbacks.divergence import refuse_non_finite
 from llmforge.callbacks.samples import sample_line
-from llmforge.configs.run import PretrainConfig
+from llmforge.configs.finetune import FinetuneConfig
+from llmforge.configs.run import RunConfig
 from llmforge.data.prepared import PreparedDataset
+from llmforge.finetuned import Start, model_card, write_final
 from llmforge.generate import complete
 from llmforge.runtime.devices import format_bytes, peak_memory
 from llmforge.runtime.logs import logger, printable, show
@@ -43,10 +45,19 @@ class RunResult:
     samples: list[tuple[str, str]] = field(default_factory=list)
 
 
-def finish(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: PreparedDataset) -> RunResult:
+def finish(
+    trainer: ForgeTrainer, run: RunFolder, config: RunConfig, data: PreparedDataset, start: Start | None = None
+) -> RunResult:
     """Save ``final/``, score it on the test split, sample from it, and say how it went.
 
     The trainer holds the best model by validation loss where there was an evaluation, else the last.
+
+    Args:
+        trainer: When it has trained.
+        run: From `open_run`.
+        config: Of the run.
+        data: That it was trained on.
+        start: What a fine-tuning began with.
     """
     state = trainer.state
     refuse_non_finite(trainer.model, state.global_step)
@@ -60,14 +71,22 @@ def finish(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: 
     if test is not None:
         result.test = _metrics(trainer.predict(test).metrics, "test_")
     if run.is_main:
+        parameters = trainer.model.num_parameters()
         with new_folder(result.final, replace=True) as staging:
             # In the published layout, which other programs read; checkpoints keep the model's own names.
-            trainer.model.save_pretrained(staging)
-            data.tokenizer.save_pretrained(staging)
-            write_text(staging / "README.md", _model_card(trainer, run, config, data, result))
-        _write_results(trainer, run, config, data, result)
+            if start is not None and isinstance(config, FinetuneConfig):
+                model = write_final(trainer.model, start, config, staging)
+                about = model_card(start, config, parameters)
+            else:
+                model = trainer.model
+                model.save_pretrained(staging)
+                data.tokenizer.save_pretrained(staging)
+                about = _from_scratch(model, parameters)
+            write_text(staging / "README.md", _model_card(about, run, config, data, result))
+        run.write_record(parameters=parameters)
+        _write_results(model, trainer.args.seed, run, config, data, result)
         show(_summary(result, run))
-        logger.info("peak memory %s; %s", format_bytes(peak_memory(trainer.args.use_cpu)), _next_commands(run.path))
+        logger.info("peak memory %s; %s", format_bytes(peak_memory(trainer.args.use_cpu)), _next_commands(run.path, start))
     return result
 
 
@@ -76,11 +95,9 @@ def _metrics(entry: dict[str, float], prefix: str = "eval_") -> dict[str, float]
     return {name: entry[prefix + name] for name in wanted if prefix + name in entry}
 
 
-def _write_results(
-    trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: PreparedDataset, result: RunResult
-) -> None:
+def _write_results(model: Any, seed: int, run: RunFolder, config: RunConfig, data: PreparedDataset, result: RunResult) -> None:
     if config.generation.prompts:
-        texts = complete(trainer.model, data.tokenizer, config.generation.prompts, config.generation, seed=trainer.args.seed)
+        texts = complete(model, data.tokenizer, config.generation.prompts, config.generation, seed=seed)
         result.samples = list(zip(config.generation.prompts, texts, strict=True))
     strategy = "sampled" if config.generation.do_sample else "greedy"
     for prompt, text in result.samples:
@@ -91,16 +108,28 @@ def _write_results(
         counted = _rows_counted(config, data, "test")
         write_json(run.path / "eval.json", {"split": "test", "step": result.step, **counted, **result.test})
     final = {"which": result.chosen, "step": result.step, "validation": result.end, "test": result.test}
-    run.write_record(parameters=trainer.model.num_parameters(), final=final)
+    run.write_record(final=final)
 
 
-def _rows_counted(config: PretrainConfig, data: PreparedDataset, split: str) -> dict[str, int]:
+def _rows_counted(config: RunConfig, data: PreparedDataset, split: str) -> dict[str, int]:
     """How many rows of a split its figures are from, and how many it has."""
     total = int(data.card["splits"][split]["rows"])
     return {"rows": min(total, config.data.max_eval_samples or total), "rows_of": total}
 
 
-def _model_card(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, data: PreparedDataset, result: RunResult) -> str:
+def _from_scratch(model: Any, parameters: int) -> tuple[str, str]:
+    """How the model came about, in a sentence, and how it is loaded, in Python."""
+    lines = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        'model = AutoModelForCausalLM.from_pretrained("final")',
+        'tokenizer = AutoTokenizer.from_pretrained("final")',
+    ]
+    sentence = f"A {model.config.model_type} model of {parameters:,} parameters, trained from scratch with llmforge"
+    return sentence, "\n".join(lines)
+
+
+def _model_card(about: tuple[str, str], run: RunFolder, config: RunConfig, data: PreparedDataset, result: RunResult) -> str:
     train = data.card["splits"]["train"]
     lines = [
         "---",
@@ -110,15 +139,11 @@ def _model_card(trainer: ForgeTrainer, run: RunFolder, config: PretrainConfig, d
         "",
         f"# {run.path.name}",
         "",
-        f"A {trainer.model.config.model_type} model of {trainer.model.num_parameters():,} parameters, trained from scratch with "
-        f"llmforge on {train['documents']:,} documents ({train['bytes']:,} bytes, {train['tokens']:,} tokens); "
+        f"{about[0]} on {train['documents']:,} documents ({train['bytes']:,} bytes, {train['tokens']:,} tokens); "
         f"this is the {result.chosen} checkpoint, of step {result.step:,}.",
         "",
         "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'model = AutoModelForCausalLM.from_pretrained("final")',
-        'tokenizer = AutoTokenizer.from_pretrained("final")',
+        about[1],
         "```",
         "",
         "Every document started with `<|endoftext|>` in training: give a prompt the same start.",
@@ -161,10 +186,10 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
     return Group(*parts)
 
 
-def _next_commands(path: Path) -> str:
+def _next_commands(path: Path, start: Start | None) -> str:
+    text = "  your own text   llmforge pretrain --preset gpt2-10m --corpus DIR\n" if start is None else ""
     return (
-        "next:\n"
-        "  your own text   llmforge pretrain --preset gpt2-10m --corpus DIR\n"
+        f"next:\n{text}"
         f"  the curves      tensorboard --logdir {path.parent} --port 6006\n"
         f"  more steps      add --output_dir {path} --resume --max_steps N to the same command"
     )

@@ -13,11 +13,11 @@ from llmforge.callbacks.tracker import close_trackers
 from llmforge.checkpoints.drift import differences, refuse_drift, training_settings
 from llmforge.checkpoints.manifest import list_checkpoints
 from llmforge.checkpoints.resume import find_checkpoint
-from llmforge.configs.run import PretrainConfig
+from llmforge.configs.run import RunConfig
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.data.prepared import PreparedDataset
 from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError, StorageError
-from llmforge.models import build_config, count_hidden, count_parameters, embedding_rows
+from llmforge.models import count_hidden, count_parameters
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_rank, local_world_size, rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
@@ -25,10 +25,11 @@ from llmforge.runtime.run_folder import METRICS, RUN_RECORD, RUNS_ROOT, RunFolde
 from llmforge.runtime.run_lock import alone_in
 from llmforge.runtime.signals import stop_signals
 from llmforge.runtime.trackers import tracker_environment
+from llmforge.shape import about, shape_of, trained_parameters
 from llmforge.storage import is_disk_full, read_json, read_json_lines
 
-#: fp32 weights, gradients and the two moments of AdamW, in bytes a parameter.
-_STATE_BYTES = 16
+#: fp32 weights, in bytes a parameter; gradients and the two moments of AdamW, in bytes a trained one.
+_WEIGHT_BYTES, _STATE_BYTES = 4, 12
 #: Muon keeps one buffer where AdamW keeps two.
 _SPARED_BYTES = 4
 #: Kinds of devices that torch calls ``cuda``.
@@ -38,7 +39,7 @@ _SAFE_SHARE = 0.8
 
 
 @contextlib.contextmanager
-def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolder]:
+def open_run(config: RunConfig, data: PreparedDataset) -> Iterator[RunFolder]:
     """The run's folder, with its records: ``run.json`` at the start, ``exit.json`` at any end.
 
     Sets `config.training.output_dir` to it, finds the checkpoint of ``--resume``, and turns
@@ -65,7 +66,7 @@ def open_run(config: PretrainConfig, data: PreparedDataset) -> Iterator[RunFolde
 
 
 @contextlib.contextmanager
-def _recorded(config: PretrainConfig, data: PreparedDataset, path: Path) -> Iterator[RunFolder]:
+def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[RunFolder]:
     """The run with its records, from the start to any end."""
     training = config.training
     handler = None
@@ -120,7 +121,7 @@ def _recorded(config: PretrainConfig, data: PreparedDataset, path: Path) -> Iter
         rank_zero_first().clear()
 
 
-def _find(path: Path, config: PretrainConfig) -> str | None:
+def _find(path: Path, config: RunConfig) -> str | None:
     settings, which = config.checkpoint, config.run.resume or "newest"
     found = find_checkpoint(path, which, True, settings.allow_fresh_optimizer, config.training.fp16)
     return str(found) if found else None
@@ -144,7 +145,7 @@ def _close(run: RunFolder, code: int, reason: str, heard: bool = False, step: in
         close_trackers(code)
 
 
-def _explain(error: BaseException, config: PretrainConfig) -> LlmforgeError | None:
+def _explain(error: BaseException, config: RunConfig) -> LlmforgeError | None:
     """The error in one clear line, where the user can do something about it."""
     if isinstance(error, LlmforgeError):
         return error
@@ -160,12 +161,13 @@ def _explain(error: BaseException, config: PretrainConfig) -> LlmforgeError | No
     return None
 
 
-def _plain(config: PretrainConfig) -> dict[str, Any]:
-    parts = {name: asdict(getattr(config, name)) for name in ("model", "tokenizer", "data", "generation", "run", "checkpoint")}
+def _plain(config: RunConfig) -> dict[str, Any]:
+    names = ("model", "finetune", "lora", "tokenizer", "data", "generation", "run", "checkpoint")
+    parts = {name: asdict(getattr(config, name)) for name in names if hasattr(config, name)}
     return {**parts, "training": config.training.to_dict()}
 
 
-def _refuse_drift(run: RunFolder, config: PretrainConfig, data: PreparedDataset) -> None:
+def _refuse_drift(run: RunFolder, config: RunConfig, data: PreparedDataset) -> None:
     """What differs from the interrupted run must have been named to be accepted."""
     if run.checkpoint is None:
         return
@@ -180,7 +182,9 @@ def _refuse_drift(run: RunFolder, config: PretrainConfig, data: PreparedDataset)
         found["data"] = (record["data"]["path"], data.path)
     if record["tokenizer"].get("hash") != data.card["tokenizer"].get("hash"):
         found["tokenizer"] = (record["tokenizer"].get("hash"), data.card["tokenizer"].get("hash"))
-    found |= differences(record["config"]["model"], settings["model"])
+    own = [name for name in ("model", "finetune", "lora") if name in settings]
+    for name in own:
+        found |= differences(record["config"].get(name, {}), settings[name])
     found |= differences(before, training_settings(settings["training"]))
     found |= differences({"precision": _precision(before)}, {"precision": _precision(settings["training"])})
     step_rows = before["per_device_train_batch_size"] * before["gradient_accumulation_steps"] * record["processes"]
@@ -188,9 +192,14 @@ def _refuse_drift(run: RunFolder, config: PretrainConfig, data: PreparedDataset)
     # What a preset stands for may have changed since; dropout is the part that no tensor shows.
     saved = read_json(run.checkpoint / "config.json") if (run.checkpoint / "config.json").exists() else {}
     dropouts = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "attention_dropout")
-    built = build_config(config.model, 1)
+    built = shape_of(config, 1)
     found |= differences(saved, {name: getattr(built, name) for name in dropouts if hasattr(built, name)})
-    refuse_drift(str(run.path), found, config.checkpoint.accept_changes, {*settings["training"], *settings["model"]})
+    refuse_drift(
+        str(run.path),
+        found,
+        config.checkpoint.accept_changes,
+        {*settings["training"], *(key for name in own for key in settings[name])},
+    )
 
 
 def _precision(training: Mapping[str, Any]) -> str:
@@ -205,7 +214,7 @@ def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:
     return step_rows, math.ceil(args.num_train_epochs * math.ceil(rows / step_rows))
 
 
-def announce(config: PretrainConfig, data: PreparedDataset) -> None:
+def announce(config: RunConfig, data: PreparedDataset) -> None:
     """Show what will run and on what, and warn where the device's memory is short for it."""
     if rank() == 0:  # the attention's line tries a kernel, which is one process's to do
         show(describe(config, data))
@@ -221,14 +230,15 @@ def announce(config: PretrainConfig, data: PreparedDataset) -> None:
         )
 
 
-def _state_bytes(config: PretrainConfig, data: PreparedDataset) -> int:
+def _state_bytes(config: RunConfig, data: PreparedDataset) -> int:
     """What weights, gradients and optimizer of one process take."""
-    model = build_config(config.model, embedding_rows(data.card["tokenizer"]["vocab_size"]))
-    spared = count_hidden(model) if config.training.optim == "muon" else 0
-    return count_parameters(model) * _STATE_BYTES - spared * _SPARED_BYTES
+    model = shape_of(config, data.card["tokenizer"]["vocab_size"])
+    total, trained = count_parameters(model), trained_parameters(config, model)
+    spared = count_hidden(model) if config.training.optim == "muon" and trained == total else 0
+    return total * _WEIGHT_BYTES + trained * _STATE_BYTES - spared * _SPARED_BYTES
 
 
-def _optimizer(config: PretrainConfig) -> str:
+def _optimizer(config: RunConfig) -> str:
     """The optimizer whose state `_state_bytes` counts."""
     name = str(getattr(config.training.optim, "value", config.training.optim))
     return "Muon" if name == "muon" else "AdamW" if name.startswith("adamw_torch") else f"{name}, counted as AdamW"
@@ -243,7 +253,7 @@ def _is_short(state: int, device: Device) -> bool:
     return state * _sharing(device) > _SAFE_SHARE * device.memory
 
 
-def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
+def describe(config: RunConfig, data: PreparedDataset) -> Any:
     """What will run and on what, as a rich table."""
     import torch
     from rich.table import Table
@@ -252,8 +262,7 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     from llmforge.attention import choose_attention
 
     vocabulary = data.card["tokenizer"]["vocab_size"]
-    model_config = build_config(config.model, embedding_rows(vocabulary))
-    parameters = count_parameters(model_config)
+    model_config = shape_of(config, vocabulary)
     splits = data.card["splits"]
     step_rows, steps = plan_steps(config.training, data.card["splits"]["train"]["rows"])
     precision = "bf16" if config.training.bf16 else "fp16" if config.training.fp16 else "fp32"
@@ -273,7 +282,7 @@ def describe(config: PretrainConfig, data: PreparedDataset) -> Any:
     processes = f", {world_size()} processes" if world_size() > 1 else ""
     rows = {
         "device": f"{device}, {precision}{processes}",
-        "model": f"{config.model.preset}: {parameters:,} parameters at {vocabulary:,} vocabulary entries",
+        "model": about(config, model_config, vocabulary),
         "memory": f"{format_bytes(state)} for weights, gradients and {_optimizer(config)}, activations apart{room}",
         "attention": attention.line,
         "data": f"documents: {documents}; {train['tokens']:,} training tokens in {train['rows']:,} rows of {data.block_size}",

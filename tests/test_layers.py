@@ -34,7 +34,14 @@ _FIRST_CALLBACKS = ("forge_callback", "media", "tracker")
 ORDER: list[set[str]] = [
     {"errors"},
     {"storage"},
-    *folder("configs", "source", "data generation model tokenizer training checkpoint lora export", "evaluation", "run"),
+    *folder(
+        "configs",
+        "source",
+        "data generation model tokenizer training checkpoint lora export",
+        "evaluation",
+        "run",
+        "finetune tuning",
+    ),
     {"parsing"},
     *folder(
         "runtime",
@@ -57,7 +64,7 @@ ORDER: list[set[str]] = [
         "shingles generated gutenberg markdown boilerplate mending path_header",
         "cleaning dedup packing mixing",
     ),
-    *folder("data.formats", "streams templates", "records", "jsonl json_file csv_file parquet npz hub python_source"),
+    *folder("data.formats", "streams sandbox", "templates", "records", "jsonl json_file csv_file parquet npz hub python_source"),
     *folder(
         "data.sources", "kinds cutting ignoring", "streams", "walk archives", "remote", "finding reading known", "units", "corpus"
     ),
@@ -89,7 +96,10 @@ ORDER: list[set[str]] = [
     {"model_folder"},
     {"adapters"},
     {"pretrained"},
+    {"task_fields"},
     {"tasks"},
+    {"task_file", "scenarios", "task_rows"},
+    {"task_data", "task_splits"},
     {"generate"},
     {"history"},
     {"report"},
@@ -100,11 +110,13 @@ ORDER: list[set[str]] = [
     {"trainer"},
     {"build"},
     {"evaluation_text", "figures"},
+    {"shape", "finetuned"},
     {"evaluation", "plan", "run", "results"},
     {"verify_text", "gguf_file", "gguf_server", "export_folder"},
     {"export_check"},
     {"export_card"},
-    {"pretrain", "finetune", "export", "convert", "prepare", "tokenizer", "doctor", "monitor"},
+    {"pretrain", "export", "convert", "prepare", "tokenizer", "doctor", "monitor"},
+    {"finetune"},
     {"cli"},
     {"__main__", "__init__"},
 ]

@@ -79,7 +79,7 @@ class CheckpointParts:
             logger.warning("checkpoints are saved while training waits: %s", reason)
 
     def _state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"model": self.trainer.model.state_dict()}
+        state: dict[str, Any] = {"model": self.trainer.model_state()}
         if not self.trainer.args.save_only_model:
             state["optimizer"] = self.trainer.optimizer.state_dict()
         return state

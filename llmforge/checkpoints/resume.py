@@ -27,12 +27,14 @@ def missing_file(checkpoint: Path, fresh_optimizer: bool = False, scaler: bool =
         fresh_optimizer: Do without the state of optimizer, schedule, scaler and random numbers.
         scaler: Whether the training has a gradient scaler, as one in fp16 does.
     """
+    adapter = (checkpoint / "adapter_config.json").is_file()  # of LoRA; the model's own config lies with its base
     wanted = [*_NEEDED] if fresh_optimizer else [*_NEEDED[:1], *_STATE, *_NEEDED[1:], *([_SCALER] if scaler else [])]
     for name in wanted:
-        if not (checkpoint / name).is_file():
+        if not (checkpoint / name).is_file() and not (adapter and name == "config.json"):
             return name
-    if not any(checkpoint.glob("model*.safetensors")):
-        return "model.safetensors"
+    weights = "adapter_model" if adapter else "model"
+    if not any(checkpoint.glob(f"{weights}*.safetensors")):
+        return f"{weights}.safetensors"
     return None if fresh_optimizer or any(checkpoint.glob("rng_state*.pth")) else _RNG
 
 

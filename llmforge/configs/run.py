@@ -76,8 +76,8 @@ class RunArguments:
 
 
 @dataclass
-class PretrainConfig:
-    """All that one pretraining run is made of; made by `llmforge.parse_pretrain` or by hand.
+class RunConfig:
+    """What every training run is made of.
 
     Attributes:
         name: What a new run folder is called after, ``<recipe>-<config>``.
@@ -86,7 +86,6 @@ class PretrainConfig:
     """
 
     training: ForgeTrainingArguments
-    model: ModelArguments = field(default_factory=ModelArguments)
     tokenizer: TokenizerArguments = field(default_factory=TokenizerArguments)
     data: DataArguments = field(default_factory=DataArguments)
     generation: GenerationArguments = field(default_factory=GenerationArguments)
@@ -95,3 +94,10 @@ class PretrainConfig:
     name: str = "pretrain"
     dry_run: bool = False
     checked: bool = False
+
+
+@dataclass
+class PretrainConfig(RunConfig):
+    """All that one pretraining run is made of; made by `llmforge.parse_pretrain` or by hand."""
+
+    model: ModelArguments = field(default_factory=ModelArguments)

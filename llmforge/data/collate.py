@@ -25,7 +25,7 @@ class PackedCollator:
 
     - ``input_ids``
     - ``position_ids``: restart at 0 at every segment, and at the padding
-    - ``shift_labels``: the id that truly follows each position, -100 on padding
+    - ``shift_labels``: the id that truly follows each position, -100 on padding and where task data says that it is not learnt
     - ``labels``: the same in the usual convention (position i holds the target of i - 1), for
       code that counts or shifts labels itself
 
@@ -58,6 +58,8 @@ class PackedCollator:
         shift_labels[ends - 1] = targets
         for row, rest in enumerate(padding.tolist(), start=1):
             shift_labels[row * length - rest : row * length] = IGNORE
+        if batch.learnt is not None:
+            shift_labels[~batch.learnt.reshape(-1)] = IGNORE
         labels = np.empty(shape, dtype=np.int64)
         labels[:, 0] = IGNORE
         labels[:, 1:] = shift_labels.reshape(shape)[:, :-1]

@@ -41,6 +41,7 @@ class Rows:
         lengths: Length of each segment; int32.
         targets: The id that follows each segment's last token; int32.
         documents: The number of the document that each segment is from; int32.
+        learnt: Of task data, which positions have a target that is learnt; bool, ``(rows, block_size)``. None is all.
     """
 
     input_ids: np.ndarray
@@ -48,6 +49,7 @@ class Rows:
     lengths: np.ndarray
     targets: np.ndarray
     documents: np.ndarray
+    learnt: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)

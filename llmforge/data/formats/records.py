@@ -29,7 +29,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 _SHOWN_FIELDS = 8
 
 
-class _Unfit(Exception):
+class RecordUnfit(Exception):
     """Why a record gives no document, in words that add up over records, and in this record's own."""
 
     def __init__(self, reason: str, detail: str = ""):
@@ -149,10 +149,10 @@ class RecordReader:
         """
         try:
             if not isinstance(record, Mapping):
-                raise _Unfit("record that is no object with fields")
+                raise RecordUnfit("record that is no object with fields")
             text = self._text(record, where)
             group = self._group_of(record)
-        except _Unfit as error:
+        except RecordUnfit as error:
             leave_out(self._source, self._account, str(error), where, error.detail)
             return None
         whole = whole_characters(text)
@@ -183,27 +183,27 @@ class RecordReader:
         try:
             return template.render(variables, where)
         except RecordRefused as error:
-            raise _Unfit(f"record that the template refuses at {error.line}", error.detail) from None
+            raise RecordUnfit(f"record that the template refuses at {error.line}", error.detail) from None
 
     def _group_of(self, record: Mapping[str, Any]) -> str:
         if self._group is None:
             return ""
         value = at(record, self._group)
         if is_missing(value) or value is None or isinstance(value, (dict, list, tuple)):
-            raise _Unfit(f"record without a field {self._group!r} to group by")
+            raise RecordUnfit(f"record without a field {self._group!r} to group by")
         return whole_characters(str(value))
 
 
 def _string(record: Mapping[str, Any], path: str) -> str:
     value = at(record, path)
     if is_missing(value):
-        raise _Unfit(f"record without a field {path!r}")
+        raise RecordUnfit(f"record without a field {path!r}")
     if value is None:
         return ""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if not isinstance(value, str):
-        raise _Unfit(f"record whose field {path!r} is no text")
+        raise RecordUnfit(f"record whose field {path!r} is no text")
     return value
 
 
@@ -214,34 +214,34 @@ def messages_of(record: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     (``from``, ``value``; human becomes user and gpt assistant), and the list's JSON text, which is how CSV holds it.
 
     Raises:
-        _Unfit: It is no such list.
+        RecordUnfit: It is no such list.
     """
     value = at(record, path)
     if is_missing(value):
-        raise _Unfit(f"record without a field {path!r}")
+        raise RecordUnfit(f"record without a field {path!r}")
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            raise _Unfit(f"record whose field {path!r} is no list of messages") from None
+            raise RecordUnfit(f"record whose field {path!r} is no list of messages") from None
     if value is None:
         return []
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, Mapping) for item in value):
-        raise _Unfit(f"record whose field {path!r} is no list of messages")
+        raise RecordUnfit(f"record whose field {path!r} is no list of messages")
     return [_message(item) for item in value]
 
 
 def _message(item: Mapping[str, Any]) -> dict[str, Any]:
     role = item.get("role", item.get("from"))
     if not isinstance(role, str) or not role.strip():
-        raise _Unfit("record with a message without a role")
+        raise RecordUnfit("record with a message without a role")
     content = item.get("content", item.get("value"))
     if isinstance(content, (list, tuple)):
         parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
         texts = [part for part in parts if isinstance(part, str)]
         content = "".join(texts) if len(texts) == len(parts) else None
     if not isinstance(content, str):
-        raise _Unfit("record with a message that is no text")
+        raise RecordUnfit("record with a message that is no text")
     # In the order they have, as a template may write a message out whole.
     message: dict[str, Any] = {}
     for key, value in item.items():

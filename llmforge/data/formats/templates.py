@@ -1,14 +1,13 @@
 """How a question with its answer, or a chat, becomes a text: a Jinja template in a sandbox.
 
 A chat template is one for transformers' `apply_chat_template` as well, and renders the same there: the environment
-has that one's settings, tags and filters. What differs: whatever is printed must exist, and what depends on the
-day (``strftime_now``) or on a tokenizer that may not be trained yet (``bos_token``) is not there.
+(`llmforge.data.formats.sandbox`) has that one's settings, tags and filters. What differs: whatever is printed must exist,
+and what depends on the day (``strftime_now``) or on a tokenizer that may not be trained yet (``bos_token``) is not there.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import re
 import traceback
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.configs.source import Source
+from llmforge.data.formats.sandbox import AND_SOME, MAX_STEPS, environment
 from llmforge.errors import ConfigError
 
 #: Variables: question, answer, context (empty where there is none), record (all fields), add_generation_prompt.
@@ -42,10 +42,9 @@ _PROBES: dict[str, dict[str, Any]] = {
 }
 #: A rendered record may be so many times as long as what it was rendered from, and then some.
 _LONGER = 10
-_AND_SOME = 1_000_000
 _MAX_TEMPLATE = 1_000_000
-#: Numbers that all `range` calls of one rendering may go through.
-_MAX_STEPS = 1_000_000
+#: Filters that go by an attribute of what they are given.
+_BY_ATTRIBUTE = ("groupby", "selectattr", "rejectattr")
 #: What a template's own expressions may raise.
 _FAULTS = (TypeError, ValueError, LookupError, AttributeError, ZeroDivisionError)
 
@@ -68,12 +67,14 @@ class Template:
         content: qa or chat.
         fails: Whether it fails on a record that has nothing but what all have: a record that it fails on as well
             is not to blame.
+        called: What messages call it.
     """
 
     text: str
     content: str
     fails: bool
     compiled: Any
+    called: str = "--template"
 
     def render(self, variables: Mapping[str, Any], where: str) -> str:
         """The text of one record, called `where` in messages.
@@ -85,11 +86,11 @@ class Template:
         from jinja2 import TemplateError, UndefinedError
 
         try:
-            return _render(self.compiled, variables)
+            return _render(self.compiled, variables, self.called)
         except (UndefinedError, *_FAULTS) as error:
             if self.fails:
                 remedy = "Mend it; what only some records have is asked for with `is defined`."
-                raise ConfigError(f"--template {_line(error)}: {error} (in {where}).", remedy) from None
+                raise ConfigError(f"{self.called} {_line(error)}: {error} (in {where}).", remedy) from None
             raise RecordRefused(_line(error), str(error)) from None
         except TemplateError as error:  # raise_exception: the template's own wish
             raise RecordRefused(_line(error), str(error)) from None
@@ -150,31 +151,79 @@ def save_templates(templates: Mapping[str, str], tokenizer: Path) -> None:
         path.write_text(text, encoding="utf-8", newline="\n")
 
 
+def compile_template(text: str, content: str, called: str, variables: Mapping[str, Any] | None = None) -> Template:
+    """A template of a task, as strict as those of a corpus, and stricter with attributes.
+
+    Args:
+        text: The template.
+        content: chat, or fields: then it may name the fields in `variables` and reach for no attribute at all.
+        called: What messages call it, ``task.yaml: prompt`` say.
+        variables: The fields with an example each; of a chat, what it may name besides the messages.
+
+    Raises:
+        ConfigError: It is no template, names what is not there, or reaches for an attribute that it may not have.
+    """
+    probe = dict(variables or {}) if content == "fields" else _PROBES["chat"] | dict(variables or {})
+    names = set(probe) | (_VARIABLES["chat"] if content == "chat" else set())
+    return _compiled(text, content, called, names, probe)
+
+
+def _refuse_attributes(tree: Any, content: str, called: str) -> None:
+    """Refuse what reaches into Python's objects: the sandbox would give nothing, and say so only when it is rendered."""
+    from jinja2 import nodes
+
+    free = content != "fields"  # a message has attributes of its own, a field's text only Python's
+    for node in tree.find_all((nodes.Getattr, nodes.Getitem, nodes.Filter)):
+        names: list[tuple[str, bool]] = []
+        if isinstance(node, nodes.Getattr):
+            names = [(node.attr, free or (isinstance(node.node, nodes.Name) and node.node.name == "loop"))]
+        elif isinstance(node, nodes.Filter):
+            by_name = [item.value for item in node.kwargs if item.key == "attribute"]
+            names = [(node.name, free)] if node.name in _BY_ATTRIBUTE else []
+            names += [("attr", False)] if node.name == "attr" else []
+            names += [(str(getattr(value, "value", "")), free) for value in by_name]
+        elif isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+            names = [(node.arg.value, free)]
+        for name, allowed in names:
+            if not allowed or name.startswith("_"):
+                raise ConfigError(
+                    f"{called} line {node.lineno}: it reaches for the attribute {name!r}.",
+                    "A template may print, join and test what it is given; use a filter, such as `| upper`.",
+                )
+
+
 @functools.lru_cache(maxsize=16)
 def _compile(text: str, content: str) -> Template:
+    return _compiled(text, content, "--template", _VARIABLES[content], _PROBES[content])
+
+
+def _compiled(text: str, content: str, called: str, allowed: set[str], probe: Mapping[str, Any]) -> Template:
     from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError, meta
 
-    environment = _environment()
+    made = environment()
     try:
-        tree = environment.parse(text)
-        names = meta.find_undeclared_variables(tree) - _VARIABLES[content] - set(environment.globals)
-        compiled = environment.from_string(text)
+        tree = made.parse(text)
+        if called != "--template":
+            _refuse_attributes(tree, content, called)
+        names = meta.find_undeclared_variables(tree) - allowed - set(made.globals)
+        compiled = made.from_string(text)
     except TemplateSyntaxError as error:
-        raise ConfigError(f"--template line {error.lineno}: {str(error.message).rstrip('.')}.", "Mend the template.") from None
+        raise ConfigError(f"{called} line {error.lineno}: {str(error.message).rstrip('.')}.", "Mend the template.") from None
     except (RecursionError, MemoryError, OverflowError) as error:
-        raise ConfigError(f"--template cannot be compiled: {type(error).__name__}.", "Write a simpler one.") from None
+        raise ConfigError(f"{called} cannot be compiled: {type(error).__name__}.", "Write a simpler one.") from None
     if names:
         name = min(names, key=lambda item: (_line_of(text, item), item))
-        known = ", ".join(sorted(_VARIABLES[content]))
-        raise ConfigError(f"--template line {_line_of(text, name)}: {name!r} is undefined.", f"A {content} template has {known}.")
+        known = ", ".join(sorted(allowed))
+        kind = f"A {content} template" if content in _VARIABLES else "This one"
+        raise ConfigError(f"{called} line {_line_of(text, name)}: {name!r} is undefined.", f"{kind} has {known}.")
     fails = False
     try:
-        _render(compiled, _PROBES[content])
+        _render(compiled, probe, called)
     except (UndefinedError, *_FAULTS):
         fails = True
     except TemplateError:  # it does not take the likes of the probe; the user's records may be others
         pass
-    return Template(text, content, fails, compiled)
+    return Template(text, content, fails, compiled, called)
 
 
 def _line_of(text: str, name: str) -> int:
@@ -189,11 +238,11 @@ def _line(error: BaseException) -> str:
     return f"line {numbers[-1]}" if numbers else "line 1"
 
 
-def _render(compiled: Any, variables: Mapping[str, Any]) -> str:
+def _render(compiled: Any, variables: Mapping[str, Any], called: str = "--template") -> str:
     from jinja2.exceptions import SecurityError
 
-    compiled.environment.globals["range"].left = _MAX_STEPS
-    compiled.environment.largest = limit = _AND_SOME + _LONGER * _characters(variables)
+    compiled.environment.globals["range"].left = MAX_STEPS
+    compiled.environment.largest = limit = AND_SOME + _LONGER * _characters(variables)
     pieces: list[str] = []
     size = 0
     stream = compiled.generate(**{"add_generation_prompt": False, "tools": None, "documents": None, **variables})
@@ -207,12 +256,12 @@ def _render(compiled: Any, variables: Mapping[str, Any]) -> str:
                 while (deeper := getattr(inner, "gi_yieldfrom", None)) is not None:
                     inner = deeper
                 line = compiled.get_corresponding_lineno(inner.gi_frame.f_lineno)
-                raise ConfigError(f"--template line {line}: renders more than {limit:,} characters for one record.", remedy)
+                raise ConfigError(f"{called} line {line}: renders more than {limit:,} characters for one record.", remedy)
     except SecurityError as error:
-        raise ConfigError(f"--template {_line(error)}: {error}", "A template may not do that.") from None
+        raise ConfigError(f"{called} {_line(error)}: {error}", "A template may not do that.") from None
     except (RecursionError, MemoryError, OverflowError) as error:
         reason = "recurses without end" if isinstance(error, RecursionError) else f"goes too far: {error}"
-        raise ConfigError(f"--template {_line(error)}: {reason}.", remedy) from None
+        raise ConfigError(f"{called} {_line(error)}: {reason}.", remedy) from None
     return "".join(pieces)
 
 
@@ -222,97 +271,3 @@ def _characters(value: Any) -> int:
     if isinstance(value, Mapping):
         return sum(map(_characters, value.values()))
     return sum(map(_characters, value)) if isinstance(value, (list, tuple)) else 1
-
-
-class _Range:
-    """`range` with a budget for one rendering: a sandbox bounds each call, not calls inside calls."""
-
-    left = _MAX_STEPS
-
-    def __call__(self, *args: int) -> range:
-        steps = range(*args)
-        self.left -= len(steps)
-        if self.left < 0:
-            raise OverflowError(f"its ranges have more than {_MAX_STEPS:,} numbers")
-        return steps
-
-
-@functools.cache
-def _environment() -> Any:
-    """The sandbox that transformers renders chat templates in, with bounds."""
-    from jinja2 import Undefined, ext, nodes
-    from jinja2.exceptions import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Missing(Undefined):
-        """May be asked about, as in transformers; printed there it would be an empty string."""
-
-        __slots__ = ()
-        __str__ = Undefined._fail_with_undefined_error
-
-    class Generation(ext.Extension):
-        """``{% generation %}``, by which transformers finds what the assistant said; here its content counts."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
-
-    class Sandbox(ImmutableSandboxedEnvironment):
-        intercepted_binops = frozenset(("*", "**", "%"))
-        largest = _AND_SOME
-
-        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            lengths = [len(item) for item in (left, right) if hasattr(item, "__len__")]
-            counts = [item for item in (left, right) if isinstance(item, int)]
-            if operator == "*" and lengths and counts and lengths[0] * counts[0] > self.largest:
-                raise OverflowError(f"a product of more than {self.largest:,} characters")
-            if operator == "**" and isinstance(right, (int, float)) and abs(right) > 1024:
-                raise OverflowError(f"a power of {right}")
-            if operator == "%" and isinstance(left, str):
-                self.check_widths(left, right)
-            return super().call_binop(context, operator, left, right)
-
-        def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-            text = getattr(getattr(function, "__wrapped__", function), "__self__", None)
-            if isinstance(text, str):  # center, zfill, format …
-                self.check_widths(text if function.__name__.startswith("format") else "", args, kwargs)
-            return super().call(context, function, *args, **kwargs)
-
-        def check_widths(self, *values: Any) -> None:
-            """Refuse numbers that ask a formatting function for more characters than a rendering may have."""
-            for value in values:
-                if isinstance(value, Mapping):
-                    self.check_widths(*value.values())
-                elif isinstance(value, (list, tuple)):
-                    self.check_widths(*value)
-                else:
-                    numbers = re.findall(r"(?:%[-+ #0]*|:[^{}\d]*)([1-9][0-9]{6,})", value) if isinstance(value, str) else [value]
-                    if any(isinstance(number, (str, int)) and int(str(number)[:12]) > self.largest for number in numbers):
-                        raise OverflowError(f"a width of more than {self.largest:,} characters")
-
-    def bounded(function: Any) -> Any:
-        @functools.wraps(function)
-        def checked(*args: Any, **kwargs: Any) -> Any:
-            environment.check_widths(args, kwargs)
-            return function(*args, **kwargs)
-
-        return checked
-
-    def raise_exception(message: str) -> None:
-        raise TemplateError(message)
-
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, undefined=Missing, extensions=[Generation, ext.loopcontrols])
-    environment.filters |= {name: bounded(environment.filters[name]) for name in ("center", "indent", "format")}
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["range"] = _Range()
-    # What they give is another thing each time, and a text must be the same whenever it is rendered.
-    del environment.globals["lipsum"], environment.filters["random"]
-    return environment

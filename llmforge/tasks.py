@@ -1,0 +1,263 @@
+"""What a model is asked and what it should answer: a task, described once in a YAML file.
+
+``convert``, ``finetune``, ``evaluate`` and ``generate`` all read it, and it is saved beside the model as
+``task.yaml``, so that a question is put at the end exactly as it was in training::
+
+    name: diagnostics
+    fields:
+      equipment: {required: true, aliases: [Machine]}
+      error_codes: {list: true}
+      solution: {required: true}
+    prompt: |-
+      Equipment: {{ equipment }}
+      Error codes: {{ error_codes | join(', ') or 'none' }}
+      Solution:
+    completion: " {{ solution }}"
+    stop: ["\\nEquipment:"]
+    generation: {max_new_tokens: 120, do_sample: false}
+    truncate: left
+
+Three tasks are built in: ``completion`` (prompt, completion), ``qa`` (question, answer, context) and ``chat`` (messages).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import yaml
+
+from llmforge.configs.generation import GenerationArguments
+from llmforge.configs.tokenizer import END_OF_TEXT
+from llmforge.data.formats.templates import CHAT_TEMPLATE, RecordRefused, Template, compile_template
+from llmforge.errors import DataError
+from llmforge.storage import write_text
+from llmforge.task_fields import TaskField, TaskList, key_of, messages, values_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: What a task is called in a folder, beside a model or beside the rows that it is for.
+TASK_FILE = "task.yaml"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as such."""
+
+
+def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text.strip("\n") else '"' if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent)
+
+
+class Piece(NamedTuple):
+    """A part of a row's text, and whether it is to be learnt."""
+
+    text: str
+    learnt: bool
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task; made by `load_task` or `find_task`.
+
+    Attributes:
+        name: For people.
+        kind: ``fields``, or ``chat``, whose rows are lists of messages.
+        fields: Of a row; empty for a chat.
+        prompt: Jinja template of what the model is given; may name the fields and nothing else.
+        completion: Jinja template of what it should write.
+        chat_template: Jinja template of a chat, as Hugging Face's tokenizers have; None is the tokenizer's own, or ours.
+        stop: Texts at which an answer ends.
+        generation: Defaults for `GenerationArguments`.
+        truncate: The side that is cut off where prompt and completion are longer than the context.
+        special: Texts of the tokenizer's special tokens, by role; of a chat, its template may name them.
+
+    Raises:
+        ConfigError: A template that is none, names what is no field, or reaches for attributes.
+    """
+
+    name: str
+    kind: Literal["fields", "chat"] = "fields"
+    fields: tuple[TaskField, ...] = ()
+    prompt: str = ""
+    completion: str = ""
+    chat_template: str | None = None
+    stop: tuple[str, ...] = ()
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    truncate: Literal["left", "right"] = "left"
+    special: Mapping[str, str] = field(default_factory=lambda: {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT})
+
+    def __post_init__(self) -> None:
+        assert self._templates  # compiled here, so that a bad one is refused before any row is read
+
+    @cached_property
+    def _templates(self) -> tuple[Template, ...]:
+        if self.kind == "chat":
+            text = CHAT_TEMPLATE if self.chat_template is None else self.chat_template
+            return (compile_template(text, "chat", f"{self.name}: chat_template", self.special),)
+        example = {item.name: TaskList(["X"]) if item.is_list else "X" for item in self.fields}
+        parts = {"prompt": self.prompt, "completion": self.completion}
+        return tuple(compile_template(text, "fields", f"{self.name}: {part}", example) for part, text in parts.items())
+
+    @cached_property
+    def keys(self) -> dict[str, TaskField]:
+        """Field by each word that it is known by, as `key_of` spells it."""
+        return {key_of(word): item for item in self.fields for word in (item.name, *item.aliases)}
+
+    def render(self, row: Mapping[str, Any], where: str = "the row") -> tuple[str, str]:
+        """What the model is given and what it should write.
+
+        Args:
+            row: Of a JSONL file: fields by name, or ``messages``.
+            where: What messages call it: ``train.jsonl:3``.
+
+        Returns:
+            Prompt and completion; of a chat the completion is the last thing that the assistant says.
+
+        Raises:
+            DataError: A required field is missing or empty, or the row is not of this task.
+        """
+        pieces = self.pieces(row, where)
+        return "".join(piece.text for piece in pieces[:-1]), pieces[-1].text
+
+    def pieces(self, row: Mapping[str, Any], where: str = "the row") -> list[Piece]:
+        """The row's text in parts, of which the last is to be learnt; of a chat all that the assistant says is.
+
+        Raises:
+            DataError: As `render`.
+        """
+        if self.kind == "chat":
+            return self._chat_pieces(row, where)
+        values = self.values(row, where)
+        prompt, completion = (self._text(template, values, where) for template in self._templates)
+        if not completion.strip():
+            raise DataError(f"{where}: the completion is empty.", "Give its fields a value, or leave the row out.")
+        return [Piece(prompt, False), Piece(completion, True)]
+
+    def render_prompt(self, row: Mapping[str, Any], where: str = "the prompt") -> str:
+        """What the model is given, of a row that need not have the fields of the completion.
+
+        Raises:
+            DataError: A required field that the prompt names is missing, or the row is not of this task.
+        """
+        if self.kind == "chat":
+            return self._chat(messages(row, where), where, asks=True)
+        return self._text(self._templates[0], self.values(row, where, self.prompt_fields), where)
+
+    @cached_property
+    def prompt_fields(self) -> tuple[str, ...]:
+        """Names of the fields that the prompt is made of."""
+        return tuple(item.name for item in self.fields if re.search(rf"(?<![\w.]){item.name}\b", self.prompt))
+
+    def values(
+        self, row: Mapping[str, Any], where: str = "the row", needed: Iterable[str] | None = None
+    ) -> dict[str, str | TaskList]:
+        """The row's values by field; those it lacks are empty.
+
+        Args:
+            row: Fields by name or alias.
+            where: What messages call it.
+            needed: The fields that must be there if they are required; all if not given.
+
+        Raises:
+            DataError: A required field is missing or empty, a key stands for no field, or a value is no text.
+        """
+        wanted = None if needed is None else set(needed)
+        return values_of(row, self.keys, self.fields, wanted, f"the task {self.name}", where)
+
+    def _text(self, template: Template, values: Mapping[str, Any], where: str) -> str:
+        try:
+            return template.render(values, where)
+        except RecordRefused as error:
+            raise DataError(
+                f"{where}: {template.called} {error.line}: {error.detail}.", "Mend the row or the template."
+            ) from None
+
+    def _chat(self, said: list[dict[str, Any]], where: str, asks: bool) -> str:
+        text = self._text(self._templates[0], {"messages": said, "add_generation_prompt": asks, **self.special}, where)
+        return text.removeprefix(self.special.get("bos_token", ""))  # every document begins with it anyway
+
+    def _chat_pieces(self, row: Mapping[str, Any], where: str) -> list[Piece]:
+        said = messages(row, where)
+        answers = [place for place, message in enumerate(said) if message["role"] == "assistant" and message["content"].strip()]
+        if not answers:
+            raise DataError(
+                f"{where}: the assistant says nothing.", "Give a message of the role assistant, or leave the row out."
+            )
+        whole = self._chat(said[: answers[-1] + 1], where, asks=False)
+        pieces: list[Piece] = []
+        done = ""
+        for place in answers:
+            before, after = self._chat(said[:place], where, asks=True), self._chat(said[: place + 1], where, asks=False)
+            if not (before.startswith(done) and after.startswith(before) and whole.startswith(after)):
+                # The template writes earlier messages otherwise than the last one: only that one can be told apart.
+                last = self._chat(said[: answers[-1]], where, asks=True)
+                if not whole.startswith(last):
+                    remedy = "Write it so that a chat begins with the text of its beginning."
+                    raise DataError(f"{where}: {self._templates[0].called} does not keep prompt and answer apart.", remedy)
+                return [Piece(last, False), Piece(whole[len(last) :], True)]
+            pieces += [Piece(before[len(done) :], False), Piece(after[len(before) :], True)]
+            done = after
+        return pieces
+
+    def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> Task:
+        """The same with the tokenizer's chat template, where the task has none, and its special tokens."""
+        if self.kind != "chat":
+            return self
+        special = {role: str(getattr(tokenizer, role) or "") for role in ("bos_token", "eos_token")}
+        own = getattr(tokenizer, "chat_template", None)
+        template = self.chat_template if self.chat_template is not None else own if isinstance(own, str) else None
+        return dataclasses.replace(self, chat_template=template, special=special)
+
+    def said(self, row: Mapping[str, Any], where: str = "the row") -> list[dict[str, Any]]:
+        """The messages of a chat's row, each with role and content.
+
+        Raises:
+            DataError: It has none.
+        """
+        return messages(row, where)
+
+    def generation_arguments(self, args: GenerationArguments, given: Iterable[str] = ()) -> GenerationArguments:
+        """`args` with the task's defaults in place of those that the user did not give."""
+        kept = set(given)
+        return dataclasses.replace(args, **{name: value for name, value in self.generation.items() if name not in kept})
+
+    def to_yaml(self) -> str:
+        """The text of the task file."""
+        values: dict[str, Any] = {"name": self.name}
+        if self.kind == "chat":
+            values |= {"kind": "chat"} | ({} if self.chat_template is None else {"chat_template": self.chat_template})
+        else:
+            names = {"required": "required", "is_list": "list", "aliases": "aliases"}
+            values["fields"] = {
+                item.name: {
+                    name: list(value) if isinstance(value, tuple) else value
+                    for own, name in names.items()
+                    if (value := getattr(item, own))
+                }
+                for item in self.fields
+            }
+            values |= {"prompt": self.prompt, "completion": self.completion}
+        if self.stop:
+            values["stop"] = list(self.stop)
+        if self.generation:
+            values["generation"] = dict(self.generation)
+        whole = values | {"truncate": self.truncate}
+        return yaml.dump(whole, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+    def save(self, folder: Path) -> Path:
+        """Write ``task.yaml`` into `folder`.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
+        return write_text(folder / TASK_FILE, self.to_yaml())
