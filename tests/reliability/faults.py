@@ -81,7 +81,7 @@ def straced(work: Callable[[], object], *options: str) -> int:
 
 
 def killed_at_syscall(name: str, number: int, work: Callable[[], object]) -> int:
-    """Do `work` in a child that is killed at the n-th such system call of a thread of its; its exit code, 0 if there are fewer."""
+    """Do `work` in a child that is killed at the n-th such system call of a thread; its exit code, 0 if there are fewer."""
     return straced(work, "-o", os.devnull, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}")
 
 
