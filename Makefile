@@ -56,8 +56,9 @@ test: setup ## run the whole test suite
 test-slow: setup ## run the longer sweeps too
 	$(BIN)/python -m pytest -n logical --dist worksteal -m ''
 
-chaos: setup ## kill trainings 500 times and go on with them, stock Trainer beside; some half an hour
+chaos: setup ## kill trainings 500 times, stock Trainer beside, and play the fault matrix; an hour or two
 	PYTHONPATH=.:tests $(BIN)/python -m reliability.chaos
+	PYTHONPATH=.:tests $(BIN)/python -m reliability.sweeps
 	$(BIN)/python -m pytest -n logical --dist worksteal -m slow tests/reliability
 
 check: setup ## lint, format, types, layers and docs

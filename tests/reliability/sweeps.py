@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 from reliability.faults import (
-    SYSCALLS,
     damages,
     disorder,
     fill,
@@ -130,10 +129,10 @@ def calls(place: Place, numbers: list[int] | None = None, ways: list = WAYS) -> 
     return _at_every(killed_at_call, place, numbers, ways)
 
 
-def system_calls(place: Place, ways: list = WAYS[1:2]) -> Result:
-    """The same at the system calls, which Rust and C++ make too; each kind is counted by itself, in each thread."""
+def system_calls(place: Place, kinds: tuple[str, ...] = ("rename", "renameat", "renameat2"), ways: list = WAYS[1:2]) -> Result:
+    """Killed at system calls, each kind counted by itself: what Rust does besides Python is to rename safetensors' file."""
     result = Result()
-    for name in SYSCALLS:
+    for name in kinds:
         found = _at_every(functools.partial(killed_at_syscall, name), place, None, ways)
         result.cases += found.cases
         result.faults += [f"{name} {fault}" for fault in found.faults]
@@ -183,7 +182,7 @@ def cache_calls(place: Place, numbers: list[int] | None = None) -> Result:
     return result
 
 
-def cache_random(place: Place, cases: int = 20) -> Result:
+def cache_random(place: Place, cases: int = 10) -> Result:
     """Killed at random moments while data is prepared."""
     from reliability.harness import killed_after
 
@@ -207,7 +206,7 @@ def full_disk(place: Place, left: tuple[int, ...] | None = None) -> Result:
     from llmforge.errors import StorageError
 
     result = Result()
-    sizes = left if left is not None else tuple(range(0, 1_000_001, 100_000))
+    sizes = left if left is not None else tuple(range(0, 1_000_001, 200_000))
     for preset, background in WAYS:
         place.undisturbed(preset)
         for size in sizes:
@@ -243,7 +242,7 @@ def full_cache(place: Place, sizes: tuple[int, ...] | None = None) -> Result:
 
     result = Result()
     _torn(place, place.folder() / "cache")
-    for left in sizes if sizes is not None else tuple(range(0, 400_001, 20_000)):
+    for left in sizes if sizes is not None else tuple(range(0, 400_001, 40_000)):
 
         def case(disk: Path, left: int = left) -> None:
             filler = fill(disk, left)
@@ -398,7 +397,7 @@ def not_finite(place: Place, ways: list = WAYS, steps: int = STEPS) -> Result:
     return result
 
 
-def two(place: Place, cases: int = 12) -> Result:
+def two(place: Place, cases: int = 8) -> Result:
     """A second trainer in the folder, at a random moment, is refused; then the first is killed, and a third goes on."""
     from reliability.child_runs import Child, pretrain
 

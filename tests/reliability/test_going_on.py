@@ -92,6 +92,30 @@ def test_code_in_a_pickle_is_refused_and_not_run(file, tokenizer, tmp_path):
     assert not Path("exploded").exists()
 
 
+@pytest.mark.parametrize("file", ["training_args.bin", "pytorch_model.bin"])
+def test_a_pickle_that_nothing_needs_is_never_read(file, tokenizer, tmp_path, monkeypatch):
+    """One that stock loads: weights of old, and arguments to compare with."""
+    checkpoint = until(tmp_path, tokenizer, 2)
+    torch.save({"state": Bomb()}, checkpoint / file, pickle_module=pickle)
+    rewritten(checkpoint)
+    training(tmp_path, tokenizer).train(resume_from_checkpoint=str(checkpoint))
+    (checkpoint / "model.safetensors").unlink()
+    rewritten(checkpoint)
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+        training(tmp_path, tokenizer).train(resume_from_checkpoint=str(checkpoint))
+    assert not Path("exploded").exists()
+
+
+def test_code_in_the_scaler_s_state_is_refused_and_not_run(tokenizer, tmp_path):
+    """Which only a training in fp16 reads."""
+    trainer = training(tmp_path, tokenizer)
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
+    torch.save({"state": Bomb()}, tmp_path / "scaler.pt", pickle_module=pickle)
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        trainer._load_scaler(str(tmp_path))
+    assert not Path("exploded").exists()
+
+
 @pytest.mark.parametrize("kind", ["missing", "extra", "of another shape"])
 def test_mode_09_tensors_that_are_not_the_model_s_are_refused(kind, preset, tokenizer, tmp_path):
     """Stock warns, at most, and trains on with random ones."""

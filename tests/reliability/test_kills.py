@@ -47,11 +47,3 @@ def test_a_torn_checkpoint_is_passed_over_after_every_kill(tokenizer, undisturbe
     while tally.kills < 2:
         case(tmp_path / str(tally.runs), tokenizer, "gpt2-10m", source, undisturbed("gpt2-10m"), tally, tear=True)
     assert tally.faults == []
-
-
-@pytest.mark.slow
-def test_mode_11_a_hundred_kills(preset, tokenizer, undisturbed, tmp_path):
-    tally, source = Tally(), random.Random(7)
-    while tally.kills < 50:
-        case(tmp_path / str(tally.runs), tokenizer, preset, source, undisturbed(preset), tally)
-    assert tally.faults == []
