@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("llmforge.plan", "list the model presets with their sizes"),
     "pretrain": ("llmforge.pretrain", "train a model from scratch"),
     "evaluate": ("llmforge.evaluation", "how well a model predicts a text: perplexity, bits per byte, accuracy"),
+    "generate": ("llmforge.generate", "text from a model: once, from a file, or as a dialogue"),
     "export": ("llmforge.export", "a trained model as GGUF or safetensors, verified"),
     "checkpoints": ("llmforge.checkpoints.inspect", "list, view, compare, verify and prune the checkpoints of a run"),
 }

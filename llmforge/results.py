@@ -8,9 +8,9 @@ from typing import Any
 
 from llmforge.callbacks.divergence import refuse_non_finite
 from llmforge.callbacks.samples import sample_line
+from llmforge.completions import complete
 from llmforge.configs.run import PretrainConfig
 from llmforge.data.prepared import PreparedDataset
-from llmforge.generate import complete
 from llmforge.runtime.devices import format_bytes, peak_memory
 from llmforge.runtime.logs import logger, printable, show
 from llmforge.runtime.run_folder import FINAL, SAMPLES, RunFolder

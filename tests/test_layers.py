@@ -88,6 +88,8 @@ ORDER: list[set[str]] = [
     {"adapters"},
     {"pretrained"},
     {"tasks"},
+    {"completions"},
+    {"dialogue"},
     {"generate"},
     {"history"},
     {"report"},
