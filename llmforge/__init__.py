@@ -21,6 +21,10 @@ _HOME = {
     "Divergence": "callbacks.divergence",
     "EarlyStopping": "callbacks.early_stopping",
     "EpochSampler": "data.sampler",
+    "Evaluation": "evaluation",
+    "EvaluationArguments": "configs.evaluation",
+    "ExportArguments": "configs.export",
+    "ExportResult": "export",
     "ForgeTrainer": "trainer",
     "ForgeTrainingArguments": "configs.training",
     "GenerationArguments": "configs.generation",
@@ -46,9 +50,12 @@ _HOME = {
     "TrainingDiverged": "errors",
     "build_model": "models",
     "build_trainer": "build",
-    "complete": "generate",
+    "complete": "completions",
+    "evaluate_model": "evaluation",
+    "export_model": "export",
     "finish": "results",
     "load_prepared": "data.prepared",
+    "load_pretrained_model": "pretrained",
     "load_run": "history",
     "open_run": "run",
     "parse_pretrain": "pretrain",
@@ -69,8 +76,11 @@ if TYPE_CHECKING:
     from llmforge.callbacks.run_log import RunLog
     from llmforge.callbacks.samples import Samples
     from llmforge.callbacks.throughput import Throughput
+    from llmforge.completions import complete
     from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
+    from llmforge.configs.evaluation import EvaluationArguments
+    from llmforge.configs.export import ExportArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
     from llmforge.configs.run import PretrainConfig, RunArguments
@@ -82,11 +92,13 @@ if TYPE_CHECKING:
     from llmforge.data.rows import PackedRows
     from llmforge.data.sampler import EpochSampler
     from llmforge.errors import CheckpointError, ConfigError, DataError, LlmforgeError, StorageError, TrainingDiverged
-    from llmforge.generate import complete
+    from llmforge.evaluation import Evaluation, evaluate_model
+    from llmforge.export import ExportResult, export_model
     from llmforge.history import Run, load_run
     from llmforge.metrics import BitsPerByte, Perplexity, TokenAccuracy
     from llmforge.models import build_model
     from llmforge.pretrain import parse_pretrain, prepare_run, pretrain_model
+    from llmforge.pretrained import load_pretrained_model
     from llmforge.results import RunResult, finish
     from llmforge.run import open_run
     from llmforge.runtime.commands import run_command

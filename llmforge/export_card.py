@@ -98,6 +98,9 @@ def model_card(
     """
     config, parameters = found.model.config, found.model.num_parameters()
     front = ["pipeline_tag: text-generation", *([f"license: {license}"] if license else [])]
+    trained = ""
+    if found.context < config.max_position_embeddings:
+        trained = f" It was trained on {found.context:,} at a time: beyond that it guesses."
     base = f" An adapter was merged into `{found.base.name}`." if found.base else ""
     lines = ["---", *front, "---", "", f"# {name}", ""]
     lines.append(
@@ -132,7 +135,7 @@ def model_card(
         "## Limits",
         "",
         "- It has seen nothing but its corpus; what it writes is no statement of fact.",
-        f"- It sees {config.max_position_embeddings:,} tokens at most; what lies further back is gone.",
+        f"- It sees {config.max_position_embeddings:,} tokens at most; what lies further back is gone.{trained}",
         f"- Documents began with `{found.tokenizer.bos_token}` in training: a prompt has to begin with it too. A GGUF file "
         "tells readers to add it; `transformers` does not by itself.",
         "- It was trained to go on with a text, not to follow instructions, unless it was fine-tuned for that.",
@@ -146,7 +149,7 @@ def modelfile(found: Pretrained, file: str, license: str) -> str:
     lines = [
         f"FROM ./{file}",
         'TEMPLATE "{{ .Prompt }}"',
-        f"PARAMETER num_ctx {found.model.config.max_position_embeddings}",
+        f"PARAMETER num_ctx {found.context}",
         f'PARAMETER stop "{found.tokenizer.eos_token}"',
     ]
     return "\n".join([*lines, *([f'LICENSE "{license}"'] if license else [])]) + "\n"

@@ -35,7 +35,7 @@ from llmforge.finetuned import Start, load_start, tuned_model
 from llmforge.model_folder import find_folder
 from llmforge.optimizers import check_optimizer
 from llmforge.parsing import ForgeParser
-from llmforge.pretrain import check_run
+from llmforge.pretrain import check_run, evaluate_run
 from llmforge.results import RunResult, finish
 from llmforge.run import announce, open_run
 from llmforge.runtime.commands import run_command
@@ -170,11 +170,11 @@ def _choose_block_size(config: FinetuneConfig) -> None:
 
 
 def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
-    """Load the model and prepare its data, or find it prepared; with `dry_run`, describe the run and stop.
+    """Load the model and prepare its data, or find it prepared; a dry run and ``--eval_only`` end here.
 
     Raises:
         LlmforgeError: As `check_finetune` and `prepare_dataset`.
-        SystemExit: After a dry run.
+        SystemExit: After a dry run, or an evaluation alone.
     """
     start, rows = check_finetune(config)
 
@@ -194,6 +194,9 @@ def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
             _sample_rows(config, rows, data)
     if config.dry_run:
         announce(config, data)
+        raise SystemExit(0)
+    if config.run.eval_only:
+        evaluate_run(config, data)
         raise SystemExit(0)
     return start, data
 

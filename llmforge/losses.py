@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 IGNORE = -100
 #: Columns of `row_sums`.
 SUM_NAMES = ("nll", "tokens", "correct", "bytes", "byte_nll")
+#: Columns of `segment_sums`.
+SEGMENT_SUM_NAMES = (*SUM_NAMES, "top5")
 #: Tokens whose logits exist at a time during evaluation; 1,024 rows of 50,304 are 206 MB in fp32.
 _CHUNK = 1024
 
@@ -40,23 +42,66 @@ def row_sums(hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor,
         the model ranked first, their bytes, and the negative log-likelihood of those that have bytes.
     """
     import torch
-    from torch.nn import functional as F
 
     rows, length = targets.shape
     row_of = torch.arange(rows, device=targets.device).repeat_interleave(length)
+    return _add_up(hidden, head, targets, token_bytes, row_of, rows)
+
+
+def segment_sums(
+    hidden: torch.Tensor, head: torch.nn.Module, targets: torch.Tensor, token_bytes: torch.Tensor, ordinals: torch.Tensor
+) -> torch.Tensor:
+    """As `row_sums`, for each segment of each row.
+
+    Args:
+        hidden: Last hidden states, ``(rows, length, width)``.
+        head: The output projection, width to vocabulary.
+        targets: The id that truly follows each position, `IGNORE` where none is predicted, ``(rows, length)``.
+        token_bytes: UTF-8 bytes of each token, 0 for special ones, ``(vocabulary,)``.
+        ordinals: The segment that each position is in, counted in its row, ``(rows, length)``.
+
+    Returns:
+        ``(rows, segments, 6)`` in float64, with `SEGMENT_SUM_NAMES`: the sixth is how many targets the model ranked
+        among the first five. Rows of fewer segments end in zeros.
+    """
+    import torch
+
+    rows, length = targets.shape
+    most = int(ordinals.max()) + 1
+    row_of = torch.arange(rows, device=targets.device).repeat_interleave(length)
+    sums = _add_up(hidden, head, targets, token_bytes, row_of * most + ordinals.reshape(-1), rows * most, top5=True)
+    return sums.reshape(rows, most, len(SEGMENT_SUM_NAMES))
+
+
+def _add_up(
+    hidden: torch.Tensor,
+    head: torch.nn.Module,
+    targets: torch.Tensor,
+    token_bytes: torch.Tensor,
+    group_of: torch.Tensor,
+    groups: int,
+    top5: bool = False,
+) -> torch.Tensor:
+    """Sums over the targets of each group of positions."""
+    import torch
+    from torch.nn import functional as F
+
+    rows, length = targets.shape
     flat, goals = hidden.reshape(rows * length, -1), targets.reshape(-1)
     kept = (goals != IGNORE).nonzero().squeeze(-1)
     # float64 adds up to 2^53 exactly; MPS has none.
     sums = torch.zeros(
-        rows, len(SUM_NAMES), dtype=torch.float32 if flat.device.type == "mps" else torch.float64, device=flat.device
+        groups, len(SUM_NAMES) + top5, dtype=torch.float32 if flat.device.type == "mps" else torch.float64, device=flat.device
     )
     for chunk in kept.split(_CHUNK):
         goal = goals[chunk]
         logits = head(flat[chunk]).float()
         nll = F.cross_entropy(logits, goal, reduction="none")
         size = token_bytes[goal]
-        columns = (nll, torch.ones_like(nll), logits.argmax(-1) == goal, size, nll * (size > 0))
-        sums.index_add_(0, row_of[chunk], torch.stack([column.to(sums.dtype) for column in columns], dim=1))
+        columns = [nll, torch.ones_like(nll), logits.argmax(-1) == goal, size, nll * (size > 0)]
+        if top5:
+            columns.append((logits > logits.gather(1, goal[:, None])).sum(-1) < 5)
+        sums.index_add_(0, group_of[chunk], torch.stack([column.to(sums.dtype) for column in columns], dim=1))
     return sums
 
 
@@ -135,7 +180,7 @@ def install_losses(model: PreTrainedModel, lean: bool = True) -> PreTrainedModel
     - With ``shift_labels`` the cache is off: a cache switches off the isolation of packed documents.
     - With ``labels`` as well, in training mode, the loss is the lean one: the same value and gradients,
       no ``logits`` in the output. A head that is wrapped (by peft, by hooks, quantized) keeps the stock loss.
-    - With ``token_bytes`` it returns only ``row_sums``, for evaluation.
+    - With ``token_bytes`` it returns only ``row_sums``, for evaluation; with ``ordinals`` as well, ``segment_sums``.
 
     Args:
         model: GPT-2 or GPT-NeoX with a language modelling head; others keep the stock loss.
@@ -160,6 +205,7 @@ def install_losses(model: PreTrainedModel, lean: bool = True) -> PreTrainedModel
         *args: Any,
         shift_labels: torch.Tensor | None = None,
         token_bytes: torch.Tensor | None = None,
+        ordinals: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         if shift_labels is None:
@@ -173,6 +219,8 @@ def install_losses(model: PreTrainedModel, lean: bool = True) -> PreTrainedModel
         for name in ("labels", "num_items_in_batch"):
             kwargs.pop(name, None)
         hidden = self.base_model(*args, **kwargs).last_hidden_state
+        if ordinals is not None:
+            return {"row_sums": segment_sums(hidden, self.get_output_embeddings(), shift_labels, token_bytes, ordinals)}
         return {"row_sums": row_sums(hidden, self.get_output_embeddings(), shift_labels, token_bytes)}
 
     model.loss_type = "ForCausalLM"

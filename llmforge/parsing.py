@@ -210,8 +210,9 @@ class ForgeParser(HfArgumentParser):
         for cls, instance in built.items():
             for item in dataclasses.fields(cls):
                 value = values.get(item.name)
-                if item.name in _PATHS and value and not Path(value).expanduser().exists() and (folder / value).exists():
-                    values[item.name] = os.path.relpath(folder / value)
+                if item.name in _PATHS and value:
+                    found = [_from_folder(one, folder) for one in (value if isinstance(value, list) else [value])]
+                    values[item.name] = found if isinstance(value, list) else found[0]
                     setattr(instance, item.name, values[item.name])
 
     def _default_of(self, action: argparse.Action) -> Any:
@@ -227,6 +228,11 @@ class ForgeParser(HfArgumentParser):
         """The fields whose value is not the dataclass's own default, as plain YAML values."""
         names = [item.name for cls in self.dataclass_types for item in dataclasses.fields(cls) if item.init]
         return {name: _plain(values[name]) for name in names if values[name] != defaults[name]}
+
+
+def _from_folder(path: str, folder: Path) -> str:
+    """`path` as it is found from here, where it is found in `folder` only."""
+    return os.path.relpath(folder / path) if not Path(path).expanduser().exists() and (folder / path).exists() else path
 
 
 def _in_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:

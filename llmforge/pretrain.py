@@ -16,6 +16,7 @@ from llmforge.build import build_trainer, check_callbacks, without_validation
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
+from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
 from llmforge.configs.run import PretrainConfig, RunArguments, RunConfig
@@ -25,9 +26,12 @@ from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import PreparedDataset, load_prepared
 from llmforge.data.sources.corpus import check_corpus
 from llmforge.errors import ConfigError
+from llmforge.evaluation import Evaluation, evaluate_on, report, result_path
+from llmforge.model_folder import find_folder
 from llmforge.models import build_config, build_model, check_block_size, embedding_rows, get_preset
 from llmforge.optimizers import check_optimizer
 from llmforge.parsing import ForgeParser
+from llmforge.pretrained import load_pretrained_model
 from llmforge.results import RunResult, finish
 from llmforge.run import announce, open_run
 from llmforge.runtime.commands import run_command
@@ -40,7 +44,7 @@ from llmforge.runtime.launch import (
 )
 from llmforge.runtime.logs import logger, set_up_logging
 from llmforge.runtime.precision import apply_precision
-from llmforge.runtime.run_folder import refuse_used_folder
+from llmforge.runtime.run_folder import FINAL, refuse_used_folder
 from llmforge.runtime.run_lock import refuse_running
 from llmforge.runtime.trackers import check_trackers
 
@@ -135,7 +139,7 @@ def check_run(config: RunConfig, width: int, named_folder: bool) -> None:
     apply_precision(config.training)
     config.training.choose_learning_rate(width)
     resume = config.run.resume
-    if resume is None:
+    if resume is None and not config.run.eval_only:
         if named_folder:
             folder = Path(config.training.output_dir or ".")
             # Asked once for all processes, on the first machine: it may have begun to write when another one asks.
@@ -149,14 +153,18 @@ def check_run(config: RunConfig, width: int, named_folder: bool) -> None:
             config.training.output_dir = None
         return
     if not named_folder:
-        if resume == "newest" or not Path(resume).is_dir():
-            raise ConfigError(f"--resume {resume} does not say which run.", "Give --output_dir with the run's folder.")
+        if resume in (None, "newest") or not Path(resume).is_dir():
+            flag = "--eval_only" if resume is None else f"--resume {resume}"
+            raise ConfigError(f"{flag} does not say which run.", "Give --output_dir with the run's folder.")
         config.training.output_dir = str(Path(resume).resolve().parent)
     folder = Path(config.training.output_dir or ".")
     rank_zero_first()(lambda: refuse_running(folder) if on_first_machine() else None)
     # A look at names and sizes, so that what is plainly wrong is told before data is prepared; `open_run` reads the files.
     settings, scaler = config.checkpoint, config.training.fp16
-    find_checkpoint(folder, resume, False, settings.allow_fresh_optimizer, scaler)
+    if resume is None:
+        find_folder(str(folder / FINAL), "--eval_only")
+    else:
+        find_checkpoint(folder, resume, False, settings.allow_fresh_optimizer or config.run.eval_only, scaler)
 
 
 def _refuse_taken_folder(folder: Path) -> None:
@@ -185,7 +193,31 @@ def prepare_run(config: PretrainConfig) -> PreparedDataset:
     if config.dry_run:
         announce(config, data)
         raise SystemExit(0)
+    if config.run.eval_only:
+        evaluate_run(config, data)
+        raise SystemExit(0)
     return data
+
+
+def evaluate_run(config: RunConfig, data: PreparedDataset) -> Evaluation:
+    """Evaluate what a run has trained on its test split, or on validation where there is none; ``--eval_only``.
+
+    Raises:
+        CheckpointError: The run has no ``final/``, or ``--resume`` names a checkpoint that cannot be used.
+        DataError: There is no held-out data.
+    """
+    folder, resume = Path(config.training.output_dir or "."), config.run.resume
+    chosen = find_checkpoint(folder, resume, False, fresh_optimizer=True) if resume is not None else None
+    model = chosen or folder / FINAL
+    settings = EvaluationArguments(
+        model=str(model),
+        dataset_dir=str(data.path),
+        split="test" if "test" in data.dataset else "validation",
+        per_device_eval_batch_size=config.training.per_device_eval_batch_size,
+    )
+    evaluation = evaluate_on(load_pretrained_model(str(model)), data, settings)
+    report(evaluation, result_path(model) if model.name != FINAL else folder / "eval.json")
+    return evaluation
 
 
 def pretrain_model(config: PretrainConfig) -> RunResult:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmforge.adapters import find_base, merge_adapter
-from llmforge.errors import CheckpointError
+from llmforge.errors import CheckpointError, DataError
 from llmforge.model_folder import ADAPTER_CONFIG, find_folder, load_model, load_tokenizer, read_settings
+from llmforge.runtime.run_folder import RUN_RECORD
+from llmforge.storage import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -32,6 +35,19 @@ class Pretrained:
     tokenizer: PreTrainedTokenizerBase
     path: Path
     base: Path | None = None
+
+    @property
+    def context(self) -> int:
+        """Tokens it was trained to see at once: the rows of its run, where the run's record lies beside it, else its positions.
+
+        A model of 1,024 positions that was trained on rows of 256 knows nothing of the others.
+        """
+        positions = int(self.model.config.max_position_embeddings)
+        for folder in (self.path, self.base):
+            if folder is not None:
+                with contextlib.suppress(DataError, KeyError, TypeError, ValueError):
+                    return min(int(read_json(folder.resolve().parent / RUN_RECORD)["config"]["data"]["block_size"]), positions)
+        return positions
 
     @property
     def spare_rows(self) -> int:

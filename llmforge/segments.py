@@ -68,6 +68,12 @@ class Segments:
         """The same with the cumulative lengths in pinned memory, as a loader with ``pin_memory`` asks for."""
         return self._with(self.cumulative.pin_memory())
 
+    def ordinals(self) -> torch.Tensor:
+        """The segment that each position is in, counted in its row; int64, ``(rows, tokens)``, on the CPU."""
+        rows, length = self.shape
+        segment = np.repeat(np.arange(len(self.lengths)), self.lengths).reshape(rows, length)
+        return torch.from_numpy(segment - segment[:, :1])
+
     def plan(self, device: torch.device) -> Plan:
         """The calls of this batch on `device`; made at the first layer that asks and kept for the others."""
         if device not in self._plans:

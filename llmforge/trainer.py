@@ -62,6 +62,7 @@ class ForgeTrainer(Checkpointing, Trainer):
         self.last_grad_norm: Any = None
         self._losses: list[torch.Tensor] = []
         self._new_tokens: torch.Tensor | None = None
+        self.sums_by_segment = False  # what `prediction_step` gives: sums a row, or a segment (`llmforge.losses.segment_sums`)
         self.sampler: EpochSampler | None = None
         self._flops: dict[int, int] = {}  # of a micro-batch, by its positions
         if args.torch_compile:
@@ -229,9 +230,10 @@ class ForgeTrainer(Checkpointing, Trainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
         self._token_bytes = self._token_bytes.to(inputs["input_ids"].device)
+        more = {"ordinals": inputs["segments"].ordinals().to(self._token_bytes.device)} if self.sums_by_segment else {}
         with torch.no_grad(), self.compute_loss_context_manager():
-            sums = model(**inputs, token_bytes=self._token_bytes)["row_sums"]
-        return None, sums, sums[:, 1]
+            sums = model(**inputs, **more, token_bytes=self._token_bytes)["row_sums"]
+        return None, sums, sums[..., 1]
 
 
 def _compute_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -66,8 +66,9 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.checkpoints import inspect
     from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
+    from llmforge.configs.evaluation import EvaluationArguments
     from llmforge.configs.export import ExportArguments
-    from llmforge.configs.generation import GenerationArguments
+    from llmforge.configs.generation import GenerateArguments, GenerationArguments
     from llmforge.configs.model import ModelArguments
     from llmforge.configs.run import RunArguments
     from llmforge.configs.tokenizer import TokenizerArguments
@@ -89,6 +90,8 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
             GenerationArguments,
             RunArguments,
         ],
+        "generate": [GenerateArguments, GenerationArguments],
+        "evaluate": [EvaluationArguments],
         "export": [ExportArguments],
         "prepare": [DataArguments, TokenizerArguments, PrepareArguments],
         "tokenizer": [DataArguments, TokenizerArguments, TokenizerCommandArguments],

@@ -35,6 +35,12 @@ class RunArguments:
             "help": "Go on from the newest checkpoint of --output_dir, or from exactly the one named.",
         },
     )
+    eval_only: bool = field(
+        default=False,
+        metadata={
+            "help": "Train nothing: evaluate final/ of --output_dir, or the checkpoint that --resume names, on held-out data."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={

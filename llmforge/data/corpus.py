@@ -235,7 +235,10 @@ class Corpus:
 
 
 def read_shards(
-    data: DataArguments, ids: IdRange | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+    data: DataArguments,
+    ids: IdRange | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    in_sections: bool = True,
 ) -> Corpus:
     """The corpus that `data` describes, read and cleaned as far as the cache does not have it.
 
@@ -243,6 +246,7 @@ def read_shards(
         data: Sources and their settings.
         ids: What the ids of sources of token ids may be.
         progress: Is told the bytes done and to do, as shards are made.
+        in_sections: Whether few large documents are cut into sections, for there to be something to split.
 
     Raises:
         DataError: A source cannot be read, or there is no text at all.
@@ -275,7 +279,7 @@ def read_shards(
     for number, source in enumerate(sources):
         if not (corpus.source_numbers == number).any():
             raise nothing_found(source, corpus.account(number))
-    if len(corpus) < FEW_DOCUMENTS and all(source.segment == "file" for source in sources):
+    if in_sections and len(corpus) < FEW_DOCUMENTS and all(source.segment == "file" for source in sources):
         # Of a small corpus, smaller ones: its splits would be empty.
         cut = shards(sections=min(SECTION_LENGTH, max(int(corpus.sizes.sum()) // _SECTIONS, _SMALLEST_SECTION)))
         corpus = cut if len(cut) > len(corpus) else corpus
