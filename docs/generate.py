@@ -17,7 +17,7 @@ from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
 from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.export import ExportArguments
-from llmforge.configs.generation import GenerationArguments
+from llmforge.configs.generation import GenerateArguments, GenerationArguments
 from llmforge.configs.model import ModelArguments
 from llmforge.configs.run import RunArguments
 from llmforge.configs.tokenizer import TokenizerArguments
@@ -34,6 +34,7 @@ CONFIGS = (
     RunArguments,
     CheckpointArguments,
     GenerationArguments,
+    GenerateArguments,
     EvaluationArguments,
     ExportArguments,
 )

@@ -50,7 +50,7 @@ _HOME = {
     "TrainingDiverged": "errors",
     "build_model": "models",
     "build_trainer": "build",
-    "complete": "generate",
+    "complete": "completions",
     "evaluate_model": "evaluation",
     "export_model": "export",
     "finish": "results",
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from llmforge.callbacks.run_log import RunLog
     from llmforge.callbacks.samples import Samples
     from llmforge.callbacks.throughput import Throughput
+    from llmforge.completions import complete
     from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
     from llmforge.configs.evaluation import EvaluationArguments
@@ -93,7 +94,6 @@ if TYPE_CHECKING:
     from llmforge.errors import CheckpointError, ConfigError, DataError, LlmforgeError, StorageError, TrainingDiverged
     from llmforge.evaluation import Evaluation, evaluate_model
     from llmforge.export import ExportResult, export_model
-    from llmforge.generate import complete
     from llmforge.history import Run, load_run
     from llmforge.metrics import BitsPerByte, Perplexity, TokenAccuracy
     from llmforge.models import build_model

@@ -18,6 +18,7 @@ from llmforge.callbacks.run_log import RunLog
 from llmforge.callbacks.samples import Samples
 from llmforge.callbacks.stop import StopOnSignal
 from llmforge.callbacks.throughput import Throughput
+from llmforge.completions import check_prompts
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.run import RunArguments
@@ -26,7 +27,6 @@ from llmforge.data.collate import PackedCollator
 from llmforge.data.prepared import PreparedDataset
 from llmforge.data.rows import PackedRows
 from llmforge.errors import ConfigError, DataError
-from llmforge.generate import check_prompts
 from llmforge.optimizers import check_optimizer
 from llmforge.runtime.launch import rank_zero_first, refuse_separate_worlds, use_all_cores
 from llmforge.runtime.logs import logger

@@ -20,6 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "pretrain": ("llmforge.pretrain", "train a model from scratch"),
     "finetune": ("llmforge.finetune", "fine-tune a model on a task or on more text, fully or by LoRA"),
     "evaluate": ("llmforge.evaluation", "how well a model predicts a text: perplexity, bits per byte, accuracy"),
+    "generate": ("llmforge.generate", "text from a model: once, from a file, or as a dialogue"),
     "export": ("llmforge.export", "a trained model as GGUF or safetensors, verified"),
     "checkpoints": ("llmforge.checkpoints.inspect", "list, view, compare, verify and prune the checkpoints of a run"),
 }

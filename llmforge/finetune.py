@@ -35,7 +35,7 @@ from llmforge.finetuned import Start, load_start, tuned_model
 from llmforge.model_folder import find_folder
 from llmforge.optimizers import check_optimizer
 from llmforge.parsing import ForgeParser
-from llmforge.pretrain import check_run
+from llmforge.pretrain import check_run, evaluate_run
 from llmforge.results import RunResult, finish
 from llmforge.run import announce, open_run
 from llmforge.runtime.commands import run_command
@@ -49,7 +49,8 @@ from llmforge.task_splits import TaskRows, read_task_rows, split_task_rows
 
 #: Prompts of held-out rows that are completed at evaluations, where none are given.
 _SAMPLES = 2
-_GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
+#: Tokens of these answers, where neither the task nor a flag says.
+_SAMPLE_TOKENS = 64
 
 
 def parse_finetune(argv: Sequence[str] | None = None, recipe: str | None = None) -> FinetuneConfig:
@@ -83,7 +84,7 @@ def parse_finetune(argv: Sequence[str] | None = None, recipe: str | None = None)
         lora=parsed.get(LoraArguments),
         name=f"{script.stem if script else 'finetune'}-{stem or 'model'}",
         dry_run=parsed.dry_run,
-        given=set(parsed.changed),
+        given=parsed.given,
     )
     return config
 
@@ -169,11 +170,11 @@ def _choose_block_size(config: FinetuneConfig) -> None:
 
 
 def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
-    """Load the model and prepare its data, or find it prepared; with `dry_run`, describe the run and stop.
+    """Load the model and prepare its data, or find it prepared; a dry run and ``--eval_only`` end here.
 
     Raises:
         LlmforgeError: As `check_finetune` and `prepare_dataset`.
-        SystemExit: After a dry run.
+        SystemExit: After a dry run, or an evaluation alone.
     """
     start, rows = check_finetune(config)
 
@@ -188,21 +189,28 @@ def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
             "Prepare it again with --tokenizer and the model's folder.",
         )
     if rows is not None:
-        settings = rows.task.generation_arguments(config.generation, config.given)
-        config.generation = dataclasses.replace(settings, prompts=config.generation.prompts or rows.prompts(_SAMPLES))
-        config.generation.prompts = _short_enough(config.generation.prompts, data, config)
+        config.generation = rows.task.generation_arguments(config.generation, config.given)
+        if "prompts" not in config.given:
+            _sample_rows(config, rows, data)
     if config.dry_run:
         announce(config, data)
+        raise SystemExit(0)
+    if config.run.eval_only:
+        evaluate_run(config, data)
         raise SystemExit(0)
     return start, data
 
 
-def _short_enough(prompts: list[str], data: PreparedDataset, config: FinetuneConfig) -> list[str]:
-    """Of prompts that were not given, those that leave room for an answer."""
-    if "prompts" in config.given:
-        return prompts
+def _sample_rows(config: FinetuneConfig, rows: TaskRows, data: PreparedDataset) -> None:
+    """Let evaluations answer a few held-out rows, in one way and not at length, unless it is said otherwise."""
     most = int(config.base.max_position_embeddings) - 1
-    return [prompt for prompt in prompts if len(data.tokenizer(prompt)["input_ids"]) < most]
+    prompts = [prompt for prompt in rows.prompts(_SAMPLES) if len(data.tokenizer(prompt)["input_ids"]) < most]
+    changes: dict[str, Any] = {"prompts": prompts}
+    if "strategies" not in config.given:
+        changes["strategies"] = []
+    if "max_new_tokens" not in config.given | set(rows.task.generation):
+        changes["max_new_tokens"] = min(_SAMPLE_TOKENS, config.generation.max_new_tokens)
+    config.generation = dataclasses.replace(config.generation, **changes)
 
 
 def _prepare(config: FinetuneConfig, start: Start, rows: TaskRows | None) -> PreparedDataset:

@@ -14,7 +14,7 @@ from transformers import set_seed
 
 from llmforge.adapters import record_base, save_adapter
 from llmforge.attention import install_attention
-from llmforge.configs.finetune import FinetuneConfig
+from llmforge.configs.finetune import DROPOUTS, FinetuneConfig
 from llmforge.configs.lora import LoraArguments
 from llmforge.configs.tokenizer import PAD
 from llmforge.errors import ConfigError
@@ -26,9 +26,6 @@ from llmforge.tasks import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-#: Where a model keeps its dropout, by architecture.
-DROPOUTS = {"gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop"), "gpt_neox": ("hidden_dropout", "attention_dropout")}
 
 
 @dataclass

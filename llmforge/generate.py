@@ -1,95 +1,140 @@
-"""Text from a model."""
+"""llmforge generate --model runs/NAME/final --prompt 'func main() {'
+llmforge generate --model runs/NAME/final --prompt_file prompts.txt --output completions.jsonl
+llmforge generate --model runs/NAME/final --interactive
+
+Text from a model: one prompt, standard input, a file of prompts, or a dialogue.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-from llmforge.configs.generation import GenerationArguments
-from llmforge.errors import ConfigError
+from llmforge.completions import Completion, check_prompts, completions
+from llmforge.configs.generation import GenerateArguments, GenerationArguments
+from llmforge.dialogue import converse
+from llmforge.errors import ConfigError, DataError
+from llmforge.parsing import ForgeParser
+from llmforge.pretrained import Pretrained, load_pretrained_model
+from llmforge.runtime.commands import run_command
+from llmforge.runtime.logs import logger, printable, set_up_logging
+from llmforge.storage import new_file
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-def complete(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    args: GenerationArguments | None = None,
-    seed: int = 0,
-) -> list[str]:
-    """Complete each prompt.
-
-    A prompt is given the start context that documents had in training, the end-of-text token,
-    and is sampled by itself: what comes out depends on no other prompt. The random state of
-    the caller is untouched, so that sampling during training does not change the training.
-
-    Args:
-        model: A causal language model; its mode (train or eval) is restored.
-        tokenizer: Its tokenizer.
-        prompts: Texts to go on from.
-        args: Sampling settings.
-        seed: Same seed, same text on the same device.
-
-    Returns:
-        The completions, without the prompts and without special tokens.
+def read_prompts(args: GenerateArguments, generation: GenerationArguments) -> list[str]:
+    """The prompts that are given, by whatever way.
 
     Raises:
-        ConfigError: A prompt does not leave room for one token in the model's positions.
+        DataError: The file cannot be read, a line of it has no prompt, or there is none at all.
+        ConfigError: No prompt is given, and standard input is a terminal.
     """
+    if args.prompt_file is not None:
+        return _prompts_of_file(args.prompt_file)
+    if args.prompt is not None and args.prompt != "-":
+        return [args.prompt, *generation.prompts]
+    if args.prompt is None and generation.prompts:
+        return generation.prompts
+    if args.prompt is None and sys.stdin.isatty():
+        raise ConfigError("There is no prompt.", "Give --prompt TEXT, --prompt_file FILE or --interactive.")
+    return [sys.stdin.read().removesuffix("\n"), *generation.prompts]
+
+
+def _prompts_of_file(given: str) -> list[str]:
+    try:
+        lines = Path(given).expanduser().read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--prompt_file {given} cannot be read: {error}.", "Give a text file, a prompt a line.") from error
+    prompts, empty = [], 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            empty += number < len(lines)  # what follows the last line's end is none
+        elif given.endswith(".jsonl"):
+            try:
+                prompt = json.loads(line)["prompt"]
+            except (ValueError, KeyError, TypeError):
+                raise DataError(f"--prompt_file {given}, line {number} has no field prompt.", 'Write {"prompt": "…"}.') from None
+            if not isinstance(prompt, str):
+                raise DataError(f"--prompt_file {given}, line {number}: the prompt is no text.", 'Write {"prompt": "…"}.')
+            prompts.append(prompt)
+        else:
+            prompts.append(line.removesuffix("\r"))
+    if empty:
+        logger.warning("%s: %d empty lines are no prompts", given, empty)
+    if not prompts:
+        raise DataError(f"--prompt_file {given} has no prompts.", "Write a prompt a line.")
+    return prompts
+
+
+def _to_device(found: Pretrained) -> None:
     import torch
 
-    args = args or GenerationArguments()
-    settings: dict[str, float | bool | int] = {"do_sample": args.do_sample}
-    if args.do_sample:
-        settings |= {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
-    check_prompts(prompts, tokenizer, model.config.max_position_embeddings)
-    positions = model.config.max_position_embeddings
-    was_training = model.training
-    model.eval()
-    completions = []
-    devices = [model.device] if model.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            for number, prompt in enumerate(prompts):
-                ids = _encode(prompt, tokenizer)
-                torch.manual_seed(seed + number)
-                given = torch.tensor([ids], device=model.device)
-                produced = model.generate(
-                    given,
-                    attention_mask=torch.ones_like(given),
-                    max_new_tokens=min(args.max_new_tokens, positions - len(ids)),
-                    eos_token_id=tokenizer.eos_token_id,
-                    pad_token_id=tokenizer.pad_token_id,
-                    use_cache=True,
-                    **settings,
-                )
-                completions.append(tokenizer.decode(produced[0, len(ids) :], skip_special_tokens=True))
-    finally:
-        model.train(was_training)
-    return completions
+    if torch.accelerator.is_available():
+        found.model.to(torch.accelerator.current_accelerator())
 
 
-def _encode(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A prompt's ids after the start context that documents had in training."""
-    return [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
-
-
-def check_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, positions: int) -> None:
-    """Refuse prompts that leave no room for a completion, before anything expensive starts.
+def generated(
+    found: Pretrained, prompts: Sequence[str], generation: GenerationArguments, seed: int, streaming: bool = False
+) -> Iterator[dict[str, Any]]:
+    """A record a completion: every prompt by every strategy.
 
     Args:
-        prompts: Texts to go on from.
-        tokenizer: The model's tokenizer.
-        positions: How many tokens the model can see.
-
-    Raises:
-        ConfigError: A prompt and its start context fill all positions.
+        streaming: Show prompt and completion on standard output as they are made.
     """
-    for prompt in prompts:
-        length = len(_encode(prompt, tokenizer))
-        if length >= positions:
-            raise ConfigError(
-                f"The prompt {prompt[:40]!r}… is {length} tokens long; the model has {positions} positions.", "Shorten it."
-            )
+    for strategy, settings in generation.by_strategy().items():
+        for number, prompt in enumerate(prompts):
+
+            def show(piece: str) -> None:
+                sys.stdout.write(printable(piece) if sys.stdout.isatty() else piece)
+                sys.stdout.flush()
+
+            if streaming:
+                show(prompt)
+            made: Completion = completions(
+                found.model, found.tokenizer, [prompt], settings, seed + number, show if streaming else None
+            )[0]
+            if streaming:
+                show("\n")
+            yield {"prompt": prompt, **asdict(made), "strategy": strategy, "seed": seed + number}
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The command line of `llmforge generate`; what was generated, a record a completion."""
+    parser = ForgeParser([GenerateArguments, GenerationArguments], prog="llmforge generate", description="Text from a model.")
+    parser.set_defaults(strategies=[])  # the settings themselves, unless strategies are asked for
+    parsed = parser.parse(argv)
+    args, generation = parsed.get(GenerateArguments), parsed.get(GenerationArguments)
+    set_up_logging()
+    if args.model is None:
+        raise ConfigError("--model is not given.", "Give --model DIR, such as runs/NAME/final.")
+    prompts = [] if args.interactive else read_prompts(args, generation)
+    found = load_pretrained_model(args.model, args.base_model)
+    check_prompts(prompts, found.tokenizer, found.model.config.max_position_embeddings)
+    _to_device(found)
+    if args.interactive:
+        converse(found, generation, args.seed)
+        return []
+    records: list[dict[str, Any]] = []
+    if args.output is None:
+        plain = len(prompts) == 1 and not generation.strategies and not args.json
+        for record in generated(found, prompts, generation, args.seed, streaming=plain):
+            records.append(record)
+            if not plain:
+                print(json.dumps(record, ensure_ascii=False), flush=True)
+        return records
+    with new_file(args.output) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        for record in generated(found, prompts, generation, args.seed):
+            records.append(record)
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    if args.json:
+        print(json.dumps({"output": args.output, "completions": len(records)}))
+    else:
+        logger.info("%d completions written to %s", len(records), args.output)
+    return records
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -199,7 +199,7 @@ class ForgeParser(HfArgumentParser):
                 raise ConfigError(f"{str(error).rstrip('. ')}.", f"See `{self.prog} --help`.") from error
         if path is not None:
             self._resolve_paths(built, values, path.parent)
-        parsed = Parsed(built, path, bool(values.get("dry_run")), self._changed(values, defaults))
+        parsed = Parsed(built, path, bool(values.get("dry_run")), self._changed(values, defaults), self._given(argv, path))
         if values["print_config"]:
             sys.stdout.write(yaml.safe_dump(parsed.changed, sort_keys=False, allow_unicode=True))
             raise SystemExit(0)
@@ -218,6 +218,11 @@ class ForgeParser(HfArgumentParser):
     def _default_of(self, action: argparse.Action) -> Any:
         # As argparse itself does: a default that is a string is converted like a given one.
         return self._get_value(action, action.default) if isinstance(action.default, str) else action.default
+
+    def _given(self, argv: Sequence[str], path: Path | None) -> set[str]:
+        flags = {item.split("=")[0] for item in argv}
+        spelled = {option: action.dest for action in self._actions for option in action.option_strings}
+        return {spelled[flag] for flag in flags if flag in spelled} | set(read_yaml(path) if path is not None else ())
 
     def _changed(self, values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
         """The fields whose value is not the dataclass's own default, as plain YAML values."""
@@ -278,12 +283,14 @@ class Parsed:
         config_path: The YAML file that was read, if any.
         dry_run: Whether ``--dry_run`` was given.
         changed: Every field that differs from its default, as YAML would hold it.
+        given: Every field that a flag or the YAML file names, its default perhaps.
     """
 
     built: dict[type, Any]
     config_path: Path | None
     dry_run: bool
     changed: dict[str, Any]
+    given: set[str]
 
     def get(self, cls: type[T]) -> T:
         """The instance of `cls`."""

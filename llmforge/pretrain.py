@@ -203,7 +203,7 @@ def prepare_run(config: PretrainConfig) -> PreparedDataset:
     return data
 
 
-def evaluate_run(config: PretrainConfig, data: PreparedDataset) -> Evaluation:
+def evaluate_run(config: RunConfig, data: PreparedDataset) -> Evaluation:
     """Evaluate what a run has trained on its test split, or on validation where there is none; ``--eval_only``.
 
     Raises:

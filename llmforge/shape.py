@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from llmforge.configs.finetune import FinetuneConfig
+from llmforge.configs.finetune import DROPOUTS, FinetuneConfig
 from llmforge.configs.run import PretrainConfig, RunConfig
 from llmforge.errors import ConfigError
 from llmforge.models import build_config, count_parameters, embedding_rows
@@ -17,6 +17,9 @@ def shape_of(config: RunConfig, vocabulary: int) -> Any:
         shape = copy.deepcopy(config.base)
         if vocabulary > shape.vocab_size:
             shape.vocab_size = embedding_rows(vocabulary)
+        if config.finetune.dropout is not None:
+            for name in DROPOUTS[shape.model_type]:
+                setattr(shape, name, config.finetune.dropout)
         return shape
     assert isinstance(config, PretrainConfig)
     return build_config(config.model, embedding_rows(vocabulary))

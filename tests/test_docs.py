@@ -68,7 +68,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.configs.data import DataArguments
     from llmforge.configs.evaluation import EvaluationArguments
     from llmforge.configs.export import ExportArguments
-    from llmforge.configs.generation import GenerationArguments
+    from llmforge.configs.generation import GenerateArguments, GenerationArguments
     from llmforge.configs.model import ModelArguments
     from llmforge.configs.run import RunArguments
     from llmforge.configs.tokenizer import TokenizerArguments
@@ -90,6 +90,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
             GenerationArguments,
             RunArguments,
         ],
+        "generate": [GenerateArguments, GenerationArguments],
         "evaluate": [EvaluationArguments],
         "export": [ExportArguments],
         "prepare": [DataArguments, TokenizerArguments, PrepareArguments],

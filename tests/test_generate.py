@@ -1,239 +1,203 @@
-"""Text from a model."""
+"""llmforge generate, as a user meets it: prompts by every way, and a dialogue."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import io
+import json
+from pathlib import Path
 
 import pytest
-import torch
 from helpers import tiny_model
 
-from llmforge.configs.generation import GenerationArguments
-from llmforge.configs.model import ModelArguments
+from llmforge import cli, generate
+from llmforge.completions import complete
+from llmforge.configs.generation import GenerateArguments, GenerationArguments
+from llmforge.dialogue import Dialogue, converse, typed
 from llmforge.errors import ConfigError
-from llmforge.generate import complete
-from llmforge.models import build_model
+from llmforge.pretrained import load_pretrained_model
+from llmforge.runtime.logs import printable
 
-GREEDY = GenerationArguments(max_new_tokens=12, do_sample=False)
-SAMPLED = GenerationArguments(max_new_tokens=12, temperature=1.0, top_p=1.0)
-
-
-@pytest.fixture
-def model(tokenizer):
-    return tiny_model("gpt2-10m", tokenizer)
+FEW = ["--max_new_tokens", "8"]
 
 
-@pytest.fixture
-def either(preset, tokenizer):
-    """A model of each architecture."""
-    return tiny_model(preset, tokenizer)
+@pytest.fixture(scope="module")
+def folder(tokenizer, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    tiny_model("gpt2-10m", tokenizer).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
 
 
-def force(model, scores: dict[int, float], rest: float = 0.0):
-    """Make `model` give every position these logits, whatever it reads."""
-    head = model.get_output_embeddings()
-
-    def hook(module, inputs, output):
-        forced = torch.full_like(output, rest)
-        for index, score in scores.items():
-            forced[..., index] = score
-        return forced
-
-    head.register_forward_hook(hook)
-    return model
+@pytest.fixture(scope="module")
+def found(folder):
+    return load_pretrained_model(str(folder))
 
 
-def produced(monkeypatch, model):
-    """The ids that `generate` is given and gives, call by call."""
-    calls = []
-    stock = model.generate
-
-    def generate(given, **kwargs):
-        result = stock(given, **kwargs)
-        calls.append((given[0].tolist(), result[0, given.shape[1] :].tolist()))
-        return result
-
-    monkeypatch.setattr(model, "generate", generate)
-    return calls
+def wanted(found, *prompts: str, seed: int = 0) -> list[str]:
+    return complete(found.model, found.tokenizer, prompts, GenerationArguments(max_new_tokens=8), seed=seed)
 
 
-def test_completions_come_without_their_prompts(model, tokenizer):
-    texts = complete(model, tokenizer, ["return err", "func"], GREEDY)
-    assert len(texts) == 2
-    assert all(isinstance(text, str) and text for text in texts)
-    assert not texts[0].startswith("return err")
+def ran(folder: Path, *flags: str) -> int:
+    return cli.main(["generate", "--model", str(folder), *FEW, *flags])
 
 
-def test_a_prompt_starts_as_documents_do(model, tokenizer, monkeypatch):
-    calls = produced(monkeypatch, model)
-    complete(model, tokenizer, ["return", "", "a<|endoftext|>b", "<PR_TITLE>x"], GREEDY)
-    prompts = [given for given, _ in calls]
-    assert [given[0] for given in prompts] == [tokenizer.bos_token_id] * 4
-    assert prompts[1] == [0]
-    assert 0 not in prompts[2][1:]  # the text of a special token is plain text, as in training
-    assert tokenizer.decode(prompts[2][1:]) == "a<|endoftext|>b"
-    assert prompts[3][1] == 2  # the user's own token is matched
+def test_one_prompt_is_shown_with_what_follows(folder, found, capsys):
+    assert ran(folder, "--prompt", "func main") == 0
+    assert capsys.readouterr().out == f"func main{wanted(found, 'func main')[0]}\n"
+    assert ran(folder, "--prompt", "func main", "--seed", "5") == 0
+    assert capsys.readouterr().out == f"func main{wanted(found, 'func main', seed=5)[0]}\n"
 
 
-def test_greedy_is_deterministic_and_takes_the_likeliest(either, tokenizer, monkeypatch):
-    calls = produced(monkeypatch, either)
-    assert complete(either, tokenizer, ["for"], GREEDY, seed=1) == complete(either, tokenizer, ["for"], GREEDY, seed=2)
-    given, new = calls[0]
-    with torch.no_grad():
-        logits = either(torch.tensor([given + new])).logits[0, len(given) - 1 : -1]
-    never = either.generation_config.suppress_tokens
-    logits[:, never] = -torch.inf
-    assert logits.argmax(-1).tolist() == new
+@pytest.mark.parametrize("flags", [[], ["--prompt", "-"]])
+def test_standard_input_is_one_prompt(flags, folder, found, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("func a\nfunc b\n"))
+    assert ran(folder, *flags, "--json") == 0
+    [record] = map(json.loads, capsys.readouterr().out.splitlines())
+    assert record["prompt"] == "func a\nfunc b"
+    assert record["text"] == wanted(found, "func a\nfunc b")[0]
 
 
-def test_the_same_seed_is_the_same_text_and_another_one_is_not(either, tokenizer):
-    first, again, other = (complete(either, tokenizer, ["for"], SAMPLED, seed=seed) for seed in (1, 1, 2))
-    assert first == again != other
+def test_an_empty_prompt_begins_a_document(folder, found, capsys):
+    assert ran(folder, "--prompt", "", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["text"] == wanted(found, "")[0]
 
 
-def test_a_completion_does_not_depend_on_the_other_prompts(model, tokenizer):
-    prompts = ["for", "return err if nil", "open"]
-    together = complete(model, tokenizer, prompts, SAMPLED, seed=5)
-    changed = complete(model, tokenizer, ["another one that is quite long", prompts[1], "x"], SAMPLED, seed=5)
-    assert changed[1] == together[1]
+@pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
+def test_a_file_of_prompts_becomes_a_file_of_completions(name, folder, found, capsys):
+    prompts = ["func a", "für 漢字", "package x"]
+    lines = (
+        [json.dumps({"prompt": prompt, "n": 1}) for prompt in prompts] if name.endswith("l") else [*prompts[:1], "", *prompts[1:]]
+    )
+    Path(name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert ran(folder, "--prompt_file", name, "--output", "out.jsonl") == 0
+    records = [json.loads(line) for line in Path("out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [record["prompt"] for record in records] == prompts
+    assert [record["text"] for record in records] == wanted(found, *prompts)
+    assert [record["seed"] for record in records] == [0, 1, 2]
+    assert {record["ended"] for record in records} <= {"length", "end of text"}
+    assert ("1 empty lines are no prompts" in capsys.readouterr().err) == name.endswith("txt")
 
 
-def test_the_same_prompt_twice_is_sampled_anew(model, tokenizer):
-    first, second = complete(model, tokenizer, ["for", "for"], SAMPLED)
-    assert first != second
+def test_strategies_complete_each_prompt_each_way(folder, capsys):
+    assert ran(folder, "--prompt", "func", "--strategies", "greedy", "temperature=0.5") == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["strategy"] for record in records] == ["greedy", "temperature=0.5"]
+    assert records[0]["text"] != records[1]["text"]
 
 
-@pytest.mark.parametrize("do_sample", [True, False])
-def test_the_random_state_of_the_caller_is_untouched(model, tokenizer, do_sample):
-    torch.manual_seed(11)
-    before = torch.random.get_rng_state()
-    complete(model, tokenizer, ["for"], GenerationArguments(max_new_tokens=4, do_sample=do_sample))
-    assert torch.equal(torch.random.get_rng_state(), before)
+@pytest.mark.parametrize(
+    ("flags", "words", "code"),
+    [
+        (["--prompt", "x", "--prompt_file", "y"], "--prompt_file y does not go with --prompt", 2),
+        (["--interactive", "--prompt", "x"], "does not go with --interactive", 2),
+        (["--interactive", "--json"], "does not go with --output or --json", 2),
+        (["--prompt_file", "gone.txt"], "gone.txt cannot be read", 3),
+        (["--prompt_file", "empty.txt"], "empty.txt has no prompts", 3),
+        (["--prompt_file", "bad.jsonl"], "bad.jsonl, line 2 has no field prompt", 3),
+        (["--prompt_file", "number.jsonl"], "line 1: the prompt is no text", 3),
+        (["--prompt", "func " * 2000], "the model has 1024 positions", 2),
+        (["--prompt", "x", "--temperature", "0"], "--temperature 0", 2),
+        (["--prompt", "x", "--output", "file/out.jsonl"], "Cannot write", 5),
+    ],
+)
+def test_what_is_refused_is_told_in_one_line(flags, words, code, folder, capsys):
+    Path("empty.txt").write_text("\n\n")
+    Path("bad.jsonl").write_text('{"prompt": "x"}\n{"text": "y"}\n')
+    Path("number.jsonl").write_text('{"prompt": 3}\n')
+    Path("file").write_text("")
+    assert ran(folder, *flags) == code
+    error = capsys.readouterr().err
+    assert words in error
+    assert sum(line.startswith("error: ") for line in error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_restored(model, tokenizer, training):
-    model.train(training)
-    complete(model, tokenizer, ["for"], GREEDY)
-    assert model.training is training
+def test_a_terminal_without_a_prompt_is_not_waited_for(folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    with pytest.raises(ConfigError, match="There is no prompt"):
+        generate.read_prompts(GenerateArguments(), GenerationArguments())
 
 
-def test_the_mode_is_restored_after_a_failure_too(model, tokenizer):
-    model.train()
-    with pytest.raises(ConfigError):
-        complete(model, tokenizer, ["return " * 5000], GREEDY)
-    assert model.training
+# --- a dialogue -----------------------------------------------------------------------------------
 
 
-def test_dropout_is_off(preset, tokenizer):
-    model = tiny_model(preset, tokenizer, dropout=True).train()
-    assert len({complete(model, tokenizer, ["for"], GREEDY, seed=seed)[0] for seed in range(3)}) == 1
+def spoken(found, *lines: str, settings: GenerationArguments | None = None) -> tuple[Dialogue, list[str]]:
+    """A dialogue of these lines, and the prompts it was asked with."""
+    waiting, asked = list(lines), []
+
+    def read(prompt: str) -> str:
+        asked.append(prompt)
+        if not waiting:
+            raise EOFError
+        return waiting.pop(0)
+
+    return converse(found, settings or GenerationArguments(max_new_tokens=8), 0, read), asked
 
 
-@pytest.mark.parametrize("settings", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_padding_and_rows_without_a_token_are_never_produced(either, tokenizer, settings, monkeypatch):
-    spare = range(len(tokenizer), either.config.vocab_size)
-    assert len(spare) > 0
-    force(either, dict.fromkeys([tokenizer.pad_token_id, *spare], 50.0))
-    calls = produced(monkeypatch, either)
-    complete(either, tokenizer, ["for"], settings)
-    (_, new), *_ = calls
-    assert len(new) == 12 or new[-1] == tokenizer.eos_token_id
-    assert tokenizer.pad_token_id not in new
-    assert max(new) < len(tokenizer)
+def test_each_answer_goes_on_from_all_that_was_said(found, capsys):
+    dialogue, _ = spoken(found, "func a", "func b")
+    [first] = wanted(found, "func a")
+    [second] = wanted(found, f"func a{first}\nfunc b", seed=1)
+    assert dialogue.text == f"func a{first}\nfunc b{second}"
+    assert capsys.readouterr().out.endswith(f"typed.\n{printable(first)}\n{printable(second)}\n")
 
 
-def test_it_stops_at_the_end_of_text(either, tokenizer, monkeypatch):
-    force(either, {tokenizer.eos_token_id: 50.0})
-    calls = produced(monkeypatch, either)
-    assert complete(either, tokenizer, ["for"], GREEDY) == [""]  # and the special token is not in the text
-    assert calls[0][1] == [tokenizer.eos_token_id]
+def test_reset_forgets_and_quit_ends(found):
+    dialogue, asked = spoken(found, "func a", "/reset", "func b", "/quit", "func c")
+    assert dialogue.text == "func b" + wanted(found, "func b", seed=1)[0]
+    assert len(asked) == 4
 
 
-def test_without_an_end_of_text_it_is_as_long_as_asked(model, tokenizer, monkeypatch):
-    force(model, {40: 50.0})
-    calls = produced(monkeypatch, model)
-    complete(model, tokenizer, ["for"], GREEDY)
-    assert calls[0][1] == [40] * 12
+def test_settings_are_changed_and_wrong_ones_told(found, capsys):
+    dialogue, _ = spoken(
+        found, "/temperature 0.25", "/top_k 5", "/max_new_tokens 3", "/temperature hot", "/temperature -1", "/sing"
+    )
+    assert (dialogue.args.temperature, dialogue.args.top_k, dialogue.args.max_new_tokens) == (0.25, 5, 3)
+    shown = capsys.readouterr().out
+    for words in ("[temperature 0.25]", "/temperature hot: not a number", "--temperature -1.0 is not", "/sing : no such command"):
+        assert words in shown
 
 
-@pytest.mark.parametrize(("top_p", "expected"), [(0.5, {40}), (0.75, {40, 50}), (1.0, {40, 50, 60})])
-def test_only_the_likeliest_tokens_up_to_top_p_are_sampled(model, tokenizer, monkeypatch, top_p, expected):
-    # Probabilities 0.6, 0.3 and 0.1.
-    force(model, {40: 1.7918, 50: 1.0986, 60: 0.0}, rest=-50.0)
-    calls = produced(monkeypatch, model)
-    settings = GenerationArguments(max_new_tokens=40, temperature=1.0, top_p=top_p)
-    complete(model, tokenizer, ["for"], settings)
-    assert set(calls[0][1]) == expected
+def test_several_lines_are_one_text():
+    lines = iter(["one \\", "two", '"""', "a", "", "b", '"""', "last"])
+
+    def read(prompt: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    assert list(typed(read)) == ["one \ntwo", "a\n\nb", "last"]
 
 
-def test_all_tokens_have_their_chance(model, tokenizer, monkeypatch):
-    """generate()'s own default would take the 50 likeliest only."""
-    nearly_alike = {index: -1e-4 * index for index in range(model.config.vocab_size)}
-    force(model, nearly_alike | {tokenizer.eos_token_id: -50.0})
-    calls = produced(monkeypatch, model)
-    complete(model, tokenizer, ["for"], GenerationArguments(max_new_tokens=150, temperature=1.0, top_p=1.0))
-    assert len(set(calls[0][1])) > 90
+def test_save_writes_what_was_said(found, tmp_path):
+    dialogue, _ = spoken(found, "func a", "/save said.txt")
+    assert Path("said.txt").read_text(encoding="utf-8") == dialogue.text + "\n"
 
 
-def test_a_low_temperature_is_nearly_greedy(model, tokenizer):
-    cold = GenerationArguments(max_new_tokens=12, temperature=1e-3, top_p=1.0)
-    assert complete(model, tokenizer, ["for"], cold, seed=3) == complete(model, tokenizer, ["for"], GREEDY)
+def test_a_long_history_keeps_its_end(found, capsys):
+    dialogue, _ = spoken(found, "func x " * 600, "again")
+    assert "only the last" in capsys.readouterr().out
+    assert "again" in dialogue.text
 
 
-@pytest.fixture
-def short_model(tokenizer):
-    """Of 16 positions, and without an end: it always goes on."""
-    args = ModelArguments(preset="gpt2-10m", n_layer=1, n_embd=16, n_head=2, n_positions=16)
-    return force(build_model(args, tokenizer), {40: 50.0})
+def test_ctrl_c_stops_an_answer_and_not_the_dialogue(found, monkeypatch, capsys):
+    from llmforge import dialogue as module
+
+    def interrupted(model, tokenizer, ids, args, seed, show):
+        show("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "continue_ids", interrupted)
+    dialogue, asked = spoken(found, "func a", "func b")
+    assert dialogue.text == "func ahalf\nfunc bhalf"
+    assert len(asked) == 3
+    assert capsys.readouterr().out.count("[stopped]") == 2
 
 
-def words(tokenizer, count: int) -> str:
-    """A prompt of `count` tokens."""
-    text = "\t" * count
-    ids = tokenizer("\t \t", add_special_tokens=False)["input_ids"]
-    assert ids
-    while len(tokenizer(text, add_special_tokens=False)["input_ids"]) < count:
-        text += "Q\t"
-    while len(tokenizer(text, add_special_tokens=False)["input_ids"]) > count:
-        text = text[:-1]
-    return text
-
-
-@pytest.mark.parametrize(("tokens", "room"), [(0, 15), (10, 5), (14, 1)])
-def test_the_model_s_positions_bound_the_text(short_model, tokenizer, monkeypatch, tokens, room):
-    calls = produced(monkeypatch, short_model)
-    complete(short_model, tokenizer, [words(tokenizer, tokens)], GenerationArguments(max_new_tokens=200, do_sample=False))
-    given, new = calls[0]
-    assert (len(given), len(new)) == (tokens + 1, room)
-
-
-@pytest.mark.parametrize("tokens", [15, 40])
-def test_a_prompt_without_room_for_one_token_is_refused(short_model, tokenizer, tokens):
-    with pytest.raises(ConfigError, match=rf"{tokens + 1} tokens long; the model has 16 positions"):
-        complete(short_model, tokenizer, [words(tokenizer, tokens)])
-
-
-def test_no_prompts_no_completions(model, tokenizer):
-    assert complete(model, tokenizer, []) == []
-
-
-def test_settings_have_defaults(model, tokenizer, monkeypatch):
-    seen = {}
-
-    def generate(given, **kwargs):
-        seen.update(kwargs)
-        return given
-
-    monkeypatch.setattr(model, "generate", generate)
-    assert complete(model, tokenizer, ["for"]) == [""]
-    defaults = GenerationArguments()
-    assert SimpleNamespace(**seen).temperature == defaults.temperature
-    assert SimpleNamespace(**seen).top_p == defaults.top_p
-    assert SimpleNamespace(**seen).max_new_tokens == defaults.max_new_tokens
-
-
-def test_stock_training_settings_are_not_changed(model, tokenizer):
-    before = model.config.to_dict(), model.generation_config.to_dict()
-    complete(model, tokenizer, ["for"], SAMPLED)
-    assert (model.config.to_dict(), model.generation_config.to_dict()) == before
+def test_the_command_opens_a_dialogue(folder, monkeypatch, capsys):
+    lines = iter(["func a", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    monkeypatch.setattr("llmforge.generate.converse", lambda *given: converse(*given, read=lambda prompt: next(lines)))
+    assert ran(folder, "--interactive") == 0
+    assert "/help" in capsys.readouterr().out

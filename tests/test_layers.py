@@ -100,6 +100,8 @@ ORDER: list[set[str]] = [
     {"tasks"},
     {"task_file", "scenarios", "task_rows"},
     {"task_data", "task_splits"},
+    {"completions"},
+    {"dialogue"},
     {"generate"},
     {"history"},
     {"report"},

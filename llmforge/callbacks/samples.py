@@ -16,8 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from llmforge.completions import complete
 from llmforge.configs.generation import GenerationArguments
-from llmforge.generate import complete
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import SAMPLES
 from llmforge.storage import append_json_line, keep_json_lines

@@ -10,6 +10,9 @@ from llmforge.configs.run import RunConfig
 from llmforge.configs.tokenizer import END_OF_TEXT, PAD
 from llmforge.errors import ConfigError
 
+#: Where a model's config keeps its dropout, by architecture.
+DROPOUTS = {"gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop"), "gpt_neox": ("hidden_dropout", "attention_dropout")}
+
 
 @dataclass
 class FinetuneArguments:

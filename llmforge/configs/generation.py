@@ -28,13 +28,16 @@ class GenerationArguments:
 
     prompts: list[str] = field(
         default_factory=list,
-        metadata={"help": "Completed at every evaluation and at the end; an empty list samples nothing."},
+        metadata={"help": "Texts to go on from: in training at every evaluation and at the end; an empty list samples nothing."},
     )
     max_new_tokens: int = field(default=200, metadata={"help": "Longest completion, in tokens."})
     do_sample: bool = field(default=True, metadata={"help": "Sample; otherwise take the likeliest token."})
     temperature: float = field(default=0.8, metadata={"help": "Below 1 sharpens the distribution, above 1 flattens it."})
     top_p: float = field(default=0.95, metadata={"help": "Sample from the likeliest tokens of this total probability."})
     top_k: int = field(default=0, metadata={"help": "Sample from so many of the likeliest tokens; 0 is all of them."})
+    stop_strings: list[str] = field(
+        default_factory=list, metadata={"help": "A completion ends where one of these comes up, and without it."}
+    )
     strategies: list[str] = field(
         default_factory=lambda: [_GREEDY, "temperature=0.8,top_p=0.95", "temperature=1.0,top_k=40"],
         metadata={
@@ -55,6 +58,8 @@ class GenerationArguments:
             raise ConfigError(f"--top_p {self.top_p} is no probability.", "Give a number above 0 and up to 1.")
         if self.top_k < 0:
             raise ConfigError(f"--top_k {self.top_k} is negative.", "Give 0 for all tokens.")
+        if "" in self.stop_strings:
+            raise ConfigError("--stop_strings '' would stop at once.", "Give text, or leave it out.")
         for name in self.strategies:
             _strategy(name)
 
@@ -84,3 +89,40 @@ def _strategy(name: str) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"--strategies {name}: {error.problem}", "Write greedy, or possible settings.") from None
     return fields
+
+
+@dataclass
+class GenerateArguments:
+    """A model and what it is given.
+
+    Raises:
+        ConfigError: Ways to give prompts that do not go together.
+    """
+
+    _argument_group_name = "generate"
+
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Model folder (final/ of a run, a checkpoint, a LoRA adapter), a run's folder, or a hub id."},
+    )
+    base_model: str | None = field(
+        default=None, metadata={"help": "The model an adapter was trained on, where it does not lie where the adapter says."}
+    )
+    prompt: str | None = field(
+        default=None, metadata={"help": "A text to go on from; - is standard input, which is read where no prompt is given."}
+    )
+    prompt_file: str | None = field(
+        default=None, metadata={"help": "A prompt a line; of a .jsonl file, the field prompt of each line."}
+    )
+    output: str | None = field(default=None, metadata={"help": "Write completions to this file, a JSON object a line."})
+    interactive: bool = field(default=False, metadata={"help": "Type prompts one after the other; /help says what else."})
+    seed: int = field(default=0, metadata={"help": "Same seed, same text on the same device; each prompt has the next one."})
+    json: bool = field(default=False, metadata={"help": "Print a JSON object a completion and nothing else."})
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("prompt", "prompt_file") if getattr(self, name) is not None]
+        if len(given) == 2 or (self.interactive and given):
+            other = "--interactive" if self.interactive else "--prompt"
+            raise ConfigError(f"--{given[-1]} {getattr(self, given[-1])} does not go with {other}.", "Give one of them.")
+        if self.interactive and (self.output is not None or self.json):
+            raise ConfigError("--interactive does not go with --output or --json.", "Write what was said with /save FILE.")

@@ -95,12 +95,12 @@ def test_config_by_hand_has_its_own_parts(tmp_path):
     assert second.data.block_size == DataArguments().block_size
 
 
-def test_only_the_training_module_is_heavy():
+def test_only_what_holds_training_s_arguments_is_heavy():
     """A command that trains nothing answers at once: importing transformers or torch costs seconds."""
     code = """
 import importlib, json, pkgutil, sys
 import llmforge.configs
-names = [item.name for item in pkgutil.iter_modules(llmforge.configs.__path__) if item.name != "training"]
+names = [item.name for item in pkgutil.iter_modules(llmforge.configs.__path__) if item.name not in ("training", "tuning")]
 for name in names:
     importlib.import_module(f"llmforge.configs.{name}")
 print(json.dumps([names, [name for name in ("torch", "transformers", "numpy") if name in sys.modules]]))
