@@ -22,7 +22,7 @@ class Bucket:
         self._call("POST", "/storage/v1/b", json.dumps({"name": name}).encode())
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        headers = {"Content-Type": "application/json"} if body else {}
+        headers = {"Content-Type": "application/json" if path.endswith("/b") else "application/octet-stream"} if body else {}
         request = urllib.request.Request(f"{self.server}{path}", body, headers, method=method)
         with urllib.request.urlopen(request, timeout=30) as reply:
             return reply.read()
@@ -74,6 +74,7 @@ class Bucket:
                     body = self.read(f"{run}/{checkpoint}/{name}")
                 except urllib.error.HTTPError:
                     body = None
-                if body is None or len(body) != entry["size"] or hashlib.sha256(body).hexdigest() != entry["sha256"]:
-                    if checkpoint in self.checkpoints(run):
-                        yield f"{checkpoint}/{name}: {'is missing' if body is None else 'is damaged'}"
+                if body is not None and hashlib.sha256(body).hexdigest() == entry["sha256"]:
+                    continue
+                if checkpoint in self.checkpoints(run):
+                    yield f"{checkpoint}/{name}: {'is missing' if body is None else 'is damaged'}"
