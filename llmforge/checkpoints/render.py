@@ -132,8 +132,10 @@ def comparison(
 
 
 def standing(values: Mapping[str, Any]) -> Table:
-    """How a run stands."""
-    return _pairs(str(values["run"]), {name.replace("_", " "): value for name, value in values.items() if name != "run"})
+    """How a run stands, as `status.run_status` tells it; what is not known has no row."""
+    shown = {name: ", ".join(value) or None if isinstance(value, list) else value for name, value in values.items()}
+    rows = {name.replace("_", " "): value for name, value in shown.items() if value is not None and name != "run"}
+    return _pairs(str(values["run"]), rows)
 
 
 def lines(texts: Sequence[str]) -> Any:
@@ -147,7 +149,7 @@ def as_json(item: Summary, best: int | None) -> dict[str, Any]:
     """A checkpoint as an object for ``--json``."""
     return {
         "name": item.path.name,
-        "path": str(item.path),
+        "path": item.place,
         "step": item.step,
         "state": item.state,
         "problems": item.problems,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -73,6 +75,14 @@ def watched(bucket: Bucket) -> Iterator[Bucket]:
     stop.set()
     thread.join()
     assert seen == []
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gcsfs waits a hundredth of its time between attempts, which otherwise take half a minute."""
+    from gcsfs import retry
+
+    monkeypatch.setattr(retry, "asyncio", SimpleNamespace(sleep=lambda seconds: asyncio.sleep(seconds / 100)))
 
 
 @pytest.fixture(scope="session")

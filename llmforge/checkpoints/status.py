@@ -1,0 +1,73 @@
+"""`llmforge checkpoints status`: how a run stands, here and in its store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmforge.checkpoints.manifest import checkpoint_step, is_committed
+from llmforge.checkpoints.summary import best_step
+from llmforge.errors import CheckpointError, DataError
+from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD, holds_a_run
+from llmforge.runtime.run_lock import holder
+from llmforge.storage import read_json
+
+
+def run_status(run: Path, url: str | None = None) -> dict[str, Any]:
+    """How a run stands, for ``--json``.
+
+    Args:
+        run: Its folder, or the outline of one in a store.
+        url: Where that store is; None for a folder of this machine.
+
+    Raises:
+        CheckpointError: No run, or a record of it is damaged.
+    """
+    if not run.is_dir() or not holds_a_run(run):
+        raise CheckpointError(f"{run} holds no run.", "Give the folder of a run.")
+    record, end = read_record(run / RUN_RECORD), read_record(run / EXIT_RECORD)
+    folders = [path for path in sorted(run.glob("checkpoint-*"), key=lambda path: checkpoint_step(path) or 0) if path.is_dir()]
+    folders = [path for path in folders if checkpoint_step(path) is not None]
+    committed = [path for path in folders if is_committed(path)]
+    who, best = holder(run) if url is None else None, best_step(folders)
+    return {
+        "run": run.resolve().name,
+        "run_id": record.get("run_id"),
+        "state": _state(who is not None, end, url is not None),
+        "process": None if who is None else str(who),
+        "exit_code": end.get("exit_code"),
+        "reason": end.get("reason"),
+        "ended": end.get("time"),
+        "step": end.get("step"),
+        "newest_committed": committed[-1].name if committed else None,
+        "best": None if best is None else f"checkpoint-{best}",
+        "checkpoints": len(committed),
+        "not_committed": [path.name for path in folders if path not in committed],
+        "undelivered_uploads": end.get("undelivered_uploads", []),
+    }
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record of the run; empty where there is none.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        value = read_json(path) if path.is_file() else None
+    except (DataError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: it is no JSON.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no object.")
+    return value
+
+
+def _state(running: bool, end: dict[str, Any], remote: bool) -> str:
+    """In one word, or what the absence of an exit record means."""
+    if running:
+        return "running"
+    if not end:
+        return "no end recorded: it goes on, or was killed" if remote else "killed: no process holds it, and none wrote how it ended"
+    return {0: "finished", 75: "interrupted: go on with --resume"}.get(end.get("exit_code", 1), "failed")
