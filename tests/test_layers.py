@@ -34,7 +34,7 @@ _FIRST_CALLBACKS = ("forge_callback", "media", "tracker")
 ORDER: list[set[str]] = [
     {"errors"},
     {"storage"},
-    *folder("configs", "source", "data generation model tokenizer training checkpoint lora", "run"),
+    *folder("configs", "source", "data generation model tokenizer training checkpoint remote lora", "run"),
     {"parsing"},
     *folder(
         "runtime",
@@ -78,6 +78,9 @@ ORDER: list[set[str]] = [
         "retention metadata snapshot resume drift agreement",
         "parts restore",
         "writer",
+        "checksums failures stores",
+        "remote",
+        "probe fetch uploads",
         "sync",
         "summary compare",
         "render",

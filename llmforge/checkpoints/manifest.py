@@ -185,7 +185,9 @@ def _parse(value: Any, text: str) -> Manifest:
         raise ValueError("it has no run_id and step")
     files = {}
     for name, entry in value["files"].items():
-        _check_name(name)
+        check_name(name)
+        if name == MANIFEST:
+            raise ValueError(f"{name!r} is no name of a file in a checkpoint")
         size, digest = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
         if not _is_count(size) or not isinstance(digest, str) or not _HASH.fullmatch(digest):
             raise ValueError(f"{name!r} has no size and SHA-256")
@@ -201,9 +203,13 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _check_name(name: str) -> None:
-    """Refuse a name that could mean a file outside the checkpoint, here or where it is downloaded to."""
+def check_name(name: str) -> None:
+    """Refuse a name that could mean a file outside the folder it is in, here or where it is downloaded to.
+
+    Raises:
+        ValueError: It is absolute, leads upwards, or holds a backslash or a control character.
+    """
     parts = PurePosixPath(name).parts
     plain = bool(name) and "/".join(parts) == name and not {".", ".."} & set(parts)
-    if not plain or name.startswith("/") or re.search(r"[\\\x00-\x1f\x7f]|^[A-Za-z]:", name) or name == MANIFEST:
+    if not plain or name.startswith("/") or re.search(r"[\\\x00-\x1f\x7f]|^[A-Za-z]:", name):
         raise ValueError(f"{name!r} is no name of a file in a checkpoint")
