@@ -15,6 +15,9 @@ import pytest
 from remote.proxy import FaultProxy
 from remote.store import Bucket
 
+# Before gcsfs is imported: it would look for zonal buckets by gRPC, a minute each time, which no emulator has.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
 _numbers = itertools.count()
 #: Where a store's client would look for the machine's own credentials and settings.
 _CREDENTIALS = (
@@ -35,6 +38,8 @@ def gcs_server() -> Iterator[str]:
     server = FakeGCSServer()
     server.start()
     os.environ.pop("STORAGE_EMULATOR_HOST")  # only the tests that ask for it talk to it
+    # It logs every request into a pipe, and stops when that is full.
+    threading.Thread(target=server._process.stderr.read, daemon=True).start()
     yield server.url
     os.environ["STORAGE_EMULATOR_HOST"] = server.url  # which its stop expects
     server.stop()

@@ -48,7 +48,9 @@ def test_an_upload_that_is_hit_once_arrives_or_fails_and_arrives_when_it_is_trie
     assert failures < 2
     assert bucket.read("pre/run/checkpoint-1/model.safetensors") == file.read_bytes()
     assert bucket.names() == ["pre/run/checkpoint-1/model.safetensors"]
-    assert [seen.fault for seen in proxy.seen if seen.fault] == ([kind] if "down" not in kind else [seen.fault for seen in proxy.seen if seen.fault])
+    assert [seen.fault for seen in proxy.seen if seen.fault] == (
+        [kind] if "down" not in kind else [seen.fault for seen in proxy.seen if seen.fault]
+    )
 
 
 @pytest.mark.parametrize("kind", ["corrupt up", *sliced([*STATUSES, "reset after", "lost response"])])
