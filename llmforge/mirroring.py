@@ -163,6 +163,6 @@ def close(mirror: Mirror | None) -> None:
     """Send the record of the end, too, and end the mirror."""
     if mirror is not None:
         try:
-            mirror.send_last(_LAST_WORDS)
+            mirror.send_last(0.0 if stop_signals.insisted else _LAST_WORDS)
         finally:
             mirror.close()

@@ -33,6 +33,10 @@ ROUND = 30.0
 BACKOFF = (2.0, 60.0)
 #: Files that are still being written are copied first; larger ones are written whole, and renamed.
 _COPIED = 64 << 20
+#: Seconds for the threads to write down how far they came.
+_PATIENCE = 5.0
+#: Seconds between two words about what the end waits for.
+_WORDS = 15.0
 
 
 class Mirror:
@@ -144,7 +148,7 @@ class Mirror:
             end = end if hurry is None else min(end, time.monotonic() + hurry)
             if time.monotonic() >= end or not any(thread.is_alive() for thread in self._threads):
                 break
-            if time.monotonic() - told > 5.0:
+            if time.monotonic() - told > _WORDS:
                 told = time.monotonic()
                 logger.info("uploading %s; %.0f s at most", ", ".join(left[:3]), end - told)
             self.refresh(at_once=True)
@@ -161,6 +165,7 @@ class Mirror:
                     self._send_record(name, stamp)
 
         thread = threading.Thread(target=work, name="mirror-end", daemon=True)
+        self._threads.append(thread)
         thread.start()
         thread.join(seconds)
 
@@ -171,7 +176,7 @@ class Mirror:
             self._changed.notify_all()
         self.courier.close()
         for thread in self._threads:
-            thread.join(1.0)
+            thread.join(_PATIENCE)
 
     # Checkpoints
 
@@ -228,7 +233,8 @@ class Mirror:
         seconds = time.monotonic() - begun
         self._told.pop(name, None)
         self.uploads.change(upload, "done", bytes=sent, seconds=round(seconds, 1), error=None)
-        logger.info("%s is uploaded: %s in %.1f s", name, format_bytes(sent), seconds)
+        if sent:
+            logger.info("%s is uploaded: %s in %.1f s", name, format_bytes(sent), seconds)
         return True
 
     def _tell(self, name: str, error: str, more: str) -> None:
