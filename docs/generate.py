@@ -17,6 +17,7 @@ from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
+from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.run import RunArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.configs.training import ForgeTrainingArguments
@@ -25,7 +26,15 @@ from llmforge.plan import list_presets
 
 REFERENCE = Path(__file__).parent / "reference"
 NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->"
-CONFIGS = (ModelArguments, TokenizerArguments, DataArguments, RunArguments, CheckpointArguments, GenerationArguments)
+CONFIGS = (
+    ModelArguments,
+    TokenizerArguments,
+    DataArguments,
+    RunArguments,
+    CheckpointArguments,
+    RemoteArguments,
+    GenerationArguments,
+)
 
 
 def cell(text: object) -> str:

@@ -15,6 +15,7 @@ _HOME = {
     "BitsPerByte": "metrics",
     "CheckpointArguments": "configs.checkpoint",
     "CheckpointError": "errors",
+    "CheckpointSync": "callbacks.checkpoint_sync",
     "ConfigError": "errors",
     "DataArguments": "configs.data",
     "DataError": "errors",
@@ -34,6 +35,7 @@ _HOME = {
     "PreparedDataset": "data.prepared",
     "PretrainConfig": "configs.run",
     "Run": "history",
+    "RemoteArguments": "configs.remote",
     "RunArguments": "configs.run",
     "RunFolder": "runtime.run_folder",
     "RunLog": "callbacks.run_log",
@@ -62,6 +64,7 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from llmforge.build import build_trainer
+    from llmforge.callbacks.checkpoint_sync import CheckpointSync
     from llmforge.callbacks.divergence import Divergence
     from llmforge.callbacks.early_stopping import EarlyStopping
     from llmforge.callbacks.histograms import Histograms
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from llmforge.configs.data import DataArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
+    from llmforge.configs.remote import RemoteArguments
     from llmforge.configs.run import PretrainConfig, RunArguments
     from llmforge.configs.tokenizer import TokenizerArguments
     from llmforge.configs.training import ForgeTrainingArguments

@@ -18,6 +18,7 @@ from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
+from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.run import PretrainConfig, RunArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.configs.training import ForgeTrainingArguments, deferred_process_group
@@ -25,6 +26,7 @@ from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import PreparedDataset, load_prepared
 from llmforge.data.sources.corpus import check_corpus
 from llmforge.errors import ConfigError
+from llmforge.mirroring import check_remote, default_folder, is_remote
 from llmforge.models import build_config, build_model, check_block_size, embedding_rows, get_preset
 from llmforge.optimizers import check_optimizer
 from llmforge.parsing import ForgeParser
@@ -61,7 +63,7 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
 
     script = Path(recipe) if recipe else None
     classes = [ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments]
-    classes += [CheckpointArguments, GenerationArguments, RunArguments]
+    classes += [CheckpointArguments, RemoteArguments, GenerationArguments, RunArguments]
     parser = ForgeParser(classes, dry_run=True, prog=f"python {script.name}" if script else "llmforge pretrain")
     folder = script.parent / "configs" / script.stem if script else None
     with deferred_process_group():
@@ -75,6 +77,7 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
         generation=parsed.get(GenerationArguments),
         run=parsed.get(RunArguments),
         checkpoint=parsed.get(CheckpointArguments),
+        remote=parsed.get(RemoteArguments),
         name=f"{script.stem if script else 'pretrain'}-{parsed.config_path.stem if parsed.config_path else model.preset}",
         dry_run=parsed.dry_run,
     )
@@ -95,6 +98,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
             or several machines without a folder in common.
         DataError: No corpus where one is needed.
         CheckpointError: ``--resume`` names a checkpoint that cannot be used.
+        StorageError: The store of ``--remote`` cannot be used.
     """
     config.checked = True
     check_trackers(config.training.report_to)
@@ -133,8 +137,11 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
             )
         else:
             config.training.output_dir = None
+        _check_mirror(config)
         return
-    if not named_folder:
+    if not named_folder and is_remote(resume):
+        config.training.output_dir = default_folder(resume)
+    elif not named_folder:
         if resume == "newest" or not Path(resume).is_dir():
             raise ConfigError(f"--resume {resume} does not say which run.", "Give --output_dir with the run's folder.")
         config.training.output_dir = str(Path(resume).resolve().parent)
@@ -142,7 +149,17 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
     rank_zero_first()(lambda: refuse_running(folder) if on_first_machine() else None)
     # A look at names and sizes, so that what is plainly wrong is told before data is prepared; `open_run` reads the files.
     settings, scaler = config.checkpoint, config.training.fp16
-    find_checkpoint(folder, resume, False, settings.allow_fresh_optimizer, scaler)
+    if not is_remote(resume) and not config.remote.remote:
+        find_checkpoint(folder, resume, False, settings.allow_fresh_optimizer, scaler)
+    _check_mirror(config)
+
+
+def _check_mirror(config: PretrainConfig) -> None:
+    """With `--no-background-upload` a step waits for the checkpoint before it, which is written and uploaded at once."""
+    if config.remote.remote and not config.remote.background_upload:
+        config.checkpoint.async_save = False
+    if not config.dry_run:
+        rank_zero_first()(lambda: check_remote(config))
 
 
 def _refuse_taken_folder(folder: Path) -> None:
@@ -185,7 +202,7 @@ def pretrain_model(config: PretrainConfig) -> RunResult:
         model = build_model(config.model, data.tokenizer, data.block_size, seed=config.training.seed)
         trainer = build_trainer(
             *(model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples),
-            *((), config.checkpoint),
+            *(run.callbacks, config.checkpoint),
         )
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         return finish(trainer, run, config, data)

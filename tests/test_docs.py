@@ -68,6 +68,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.configs.data import DataArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
+    from llmforge.configs.remote import RemoteArguments
     from llmforge.configs.run import RunArguments
     from llmforge.configs.tokenizer import TokenizerArguments
     from llmforge.configs.training import ForgeTrainingArguments
@@ -85,6 +86,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
             DataArguments,
             ForgeTrainingArguments,
             CheckpointArguments,
+            RemoteArguments,
             GenerationArguments,
             RunArguments,
         ],

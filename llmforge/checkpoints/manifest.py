@@ -102,10 +102,23 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"it is larger than {_MOST_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-        return _parse(json.loads(text, object_pairs_hook=_unique), text)
-    except (OSError, ValueError, RecursionError) as error:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
+    return parse_manifest(content, str(path))
+
+
+def parse_manifest(content: bytes, shown: str) -> Manifest:
+    """A manifest from the bytes of its file, which lies at `shown`, here or in a store.
+
+    Raises:
+        CheckpointError: As `read_manifest`.
+    """
+    try:
+        text = content.decode("utf-8")
+        return _parse(json.loads(text, object_pairs_hook=_unique), text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{shown} is damaged: {error}.") from error
 
 
 def verify(folder: Path, deep: bool = True) -> list[str]:

@@ -126,20 +126,21 @@ class RemoteFolder:
         """What is there, without parts of files."""
         return [name for name in self.sizes(under) if not name.startswith(f"{PARTS}/")]
 
-    def put(self, local: Path, name: str, digest: Digest | None = None) -> int:
+    def put(self, local: Path, name: str, digest: Digest | None = None, there: bool = False) -> int:
         """Upload a file, compare what the store holds with it, and return the bytes that had to be sent.
 
         What does not arrive as it was sent is deleted, and sent again a few times.
 
         Args:
-            digest: Of the file, where it is known; then what is there already, from an upload that was broken off, stays.
+            digest: Of the file, where it is known.
+            there: Whether something is there that may be it, from an upload that was broken off.
 
         Raises:
             OSError: The file cannot be read.
         """
         path, size = self._path(name), local.stat().st_size
         known = digest or digest_file(local, self.protocol)
-        if digest is not None and known.stored is not None and self._stored(name) == known.stored:
+        if there and known.stored is not None and self._stored(name) == known.stored:
             return 0
         for attempt in range(_ATTEMPTS):
             with explain(f"{self.url}/{name}", self.protocol):
@@ -285,6 +286,16 @@ class RemoteFolder:
         path = self._path(name)
         with explain(f"{self.url}/{name}", self.protocol), contextlib.suppress(FileNotFoundError):
             self._call("rm_file", path)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Store a few bytes under a name, unverified."""
+        with explain(f"{self.url}/{name}", self.protocol):
+            self._call("pipe_file", self._path(name), data)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a small object another name."""
+        self.write(new, self.read(name))
+        self.delete(name)
 
     def each(self, work: Any, items: Iterable[Any]) -> list[Any]:
         """`work` done for all items, several at the same time; what the first one raises ends it."""
