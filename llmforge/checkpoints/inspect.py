@@ -4,10 +4,13 @@ llmforge checkpoints compare RUN NAME NAME
 llmforge checkpoints plot RUN --save loss.png
 llmforge checkpoints verify RUN
 llmforge checkpoints status RUN
+llmforge checkpoints upload RUN --all
+llmforge checkpoints download gs://bucket/prefix/RUN
 llmforge checkpoints prune RUN --keep 2
 
-Look at the checkpoints of a run, and tidy them. Only the JSON files of a checkpoint are read; its
-weights are only hashed (`verify`) or, as safetensors, compared (`compare`).
+Look at the checkpoints of a run, here or in a store by its URL; move and tidy them. Only the JSON
+files of a checkpoint are read; its weights are only hashed (`verify`) or, as safetensors, compared
+(`compare`).
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from llmforge.checkpoints.summary import best_step, checkpoint_folders, find, su
 from llmforge.configs.source import without_secrets
 from llmforge.errors import CheckFailed, CheckpointError, ConfigError, LlmforgeError
 from llmforge.runtime.commands import run_command
-from llmforge.runtime.logs import console, printable
+from llmforge.runtime.devices import format_bytes
+from llmforge.runtime.logs import console, printable, set_up_logging
 from llmforge.runtime.run_lock import RunLock
 
 
@@ -66,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
     made = verb("verify", "read every file of a checkpoint and compare it with the manifest; exit code 7 if anything is wrong")
     made.add_argument("names", nargs="*", metavar="NAME", help=f"{name}; all if not given.")
     verb("status", "whether the run goes on, how it ended, and where it can be resumed")
+    made = verb("upload", "send checkpoints of a run that does not go on to its store, and what else is not there")
+    made.add_argument("names", nargs="*", metavar="NAME", help=name)
+    made.add_argument("--all", action="store_true", help="All committed checkpoints; what is there already is not sent again.")
+    made.add_argument("--remote", metavar="URL", help="Where to, as for pretrain; needed only if the run had no --remote.")
+    made = verb("download", "fetch a checkpoint of a run in a store, verified, into a folder to go on in with --resume")
+    made.add_argument("name", nargs="?", default="newest", help=f"{name}; default newest.")
+    made.add_argument("--output_dir", "--output-dir", type=Path, metavar="DIR", help="The run's folder; default runs/<its name>.")
     made = verb("prune", "delete old checkpoints, never the newest or the best")
     made.add_argument("--keep", type=int, required=True, metavar="N", help="How many committed checkpoints stay, at least 1.")
     made.add_argument("--dry_run", "--dry-run", action="store_true", help="Say what would go and delete nothing.")
@@ -83,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     actions = {"list": _list, "view": _view, "compare": _compare, "plot": _plot, "verify": _verify}
     actions |= {"status": _status, "prune": _prune}
+    if args.verb in ("upload", "download"):
+        _move(args)
+        return
     with readable(args.run) as args.folder:
         args.url = None if isinstance(args.run, Path) else without_secrets(args.run)
         actions[args.verb](args)
@@ -170,6 +184,24 @@ def _verify(args: argparse.Namespace) -> None:
 def _status(args: argparse.Namespace) -> None:
     value = run_status(args.folder, args.url)
     _tell(args, value, render.standing(value))
+
+
+def _move(args: argparse.Namespace) -> None:
+    from llmforge.checkpoints.transfer import download, upload  # with fsspec behind it, which the other verbs do without
+
+    set_up_logging()
+    if args.verb == "download":
+        url = args.run if isinstance(args.run, str) else args.run.resolve().as_uri()
+        value = download(url, args.name, args.output_dir)
+        shown = f"{value['checkpoint']}: {format_bytes(value['bytes'])} from {value['from']}"
+    elif isinstance(args.run, str):
+        raise ConfigError(
+            f"upload takes a folder of this machine, not {without_secrets(args.run)}.", "Give the run's folder first."
+        )
+    else:
+        value = upload(args.run, args.names, args.all, args.remote)
+        shown = f"{len(value['uploaded'])} checkpoints at {value['remote']}, {format_bytes(value['bytes'])} sent"
+    _tell(args, value, render.cell(shown))
 
 
 def _prune(args: argparse.Namespace) -> None:

@@ -10,13 +10,16 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmforge.checkpoints.manifest import MANIFEST, METADATA, checkpoint_step, is_committed, read_manifest, verify
-from llmforge.checkpoints.remote import RemoteFolder
 from llmforge.checkpoints.summary import STATE
-from llmforge.data.sources.remote import is_url, local_path
 from llmforge.errors import CheckpointError, LlmforgeError
 from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD
+from llmforge.storage import is_url, local_path
+
+if TYPE_CHECKING:
+    from llmforge.checkpoints.remote import RemoteFolder
 
 _TOLD = (MANIFEST, METADATA, STATE)
 #: Of a JSON file that is fetched to be looked at: a million logged losses are some 100 MB.
@@ -26,6 +29,13 @@ _MOST_BYTES = 1 << 28
 def place(text: str) -> Path | str:
     """A run as it is named on the command line: a URL stays one, ``file://`` is a folder like any other."""
     return text.rstrip("/") if is_url(text) else Path(local_path(text))
+
+
+def _open(run: str) -> RemoteFolder:
+    """Imported here: what looks at a folder of this machine needs none of it."""
+    from llmforge.checkpoints.remote import RemoteFolder
+
+    return RemoteFolder(run)
 
 
 @contextlib.contextmanager
@@ -41,7 +51,7 @@ def readable(run: Path | str) -> Iterator[Path]:
     if isinstance(run, Path):
         yield run
         return
-    remote = RemoteFolder(run)
+    remote = _open(run)
     with tempfile.TemporaryDirectory(prefix="llmforge-") as name:
         folder = Path(name) / (run.rpartition("/")[2] or "run")
         try:
@@ -80,7 +90,7 @@ def fetch_weights(run: str, checkpoints: Sequence[Path]) -> None:
         CheckpointError: One is not as it was committed.
         StorageError: The store cannot be read, or there is no room.
     """
-    remote = RemoteFolder(run)
+    remote = _open(run)
     for checkpoint in checkpoints:
         files = read_manifest(checkpoint).files
         for name in sorted(path.name for path in checkpoint.glob("model*.safetensors")):
@@ -95,7 +105,7 @@ def verify_remote(run: str, checkpoint: Path) -> list[str]:
     Raises:
         StorageError: The store cannot be read.
     """
-    remote = RemoteFolder(run)
+    remote = _open(run)
     problems = [line.replace(str(checkpoint.parent), remote.url) for line in verify(checkpoint, deep=False)]
     if not is_committed(checkpoint):
         return problems
