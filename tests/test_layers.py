@@ -79,6 +79,7 @@ ORDER: list[set[str]] = [
         "parts restore",
         "writer",
         "checksums failures stores",
+        "objects",
         "remote",
         "mirrored probe uploads",
         "fetch",

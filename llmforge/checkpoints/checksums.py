@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 #: Bytes read, and sent, at a time.
-PART = 16 << 20
+PART = 8 << 20
 _ETAG = re.compile(r"[0-9a-f]{32}(-[0-9]+)?")
 
 

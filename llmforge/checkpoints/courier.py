@@ -36,6 +36,7 @@ _TASKS: dict[str, Callable[..., Any]] = {
     "checkpoints": mirrored.remote_checkpoints,
     "send_checkpoint": mirrored.send_checkpoint,
     "delete_checkpoint": mirrored.delete_checkpoint,
+    "leftovers": mirrored.remote_leftovers,
     "withdraw_after": mirrored.withdraw_after,
     "refuse_other_run": mirrored.refuse_other_run,
     "records": fetch.fetch_records,

@@ -8,6 +8,7 @@ from pathlib import Path
 from llmforge.checkpoints.checksums import digest_file
 from llmforge.checkpoints.failures import RemoteError
 from llmforge.checkpoints.manifest import MANIFEST, FileEntry, Manifest, checkpoint_step, parse_manifest, read_manifest
+from llmforge.checkpoints.objects import PARTS
 from llmforge.checkpoints.remote import RemoteFolder
 from llmforge.errors import CheckpointError, ConfigError
 from llmforge.runtime.logs import logger
@@ -32,6 +33,16 @@ def remote_checkpoints(remote: RemoteFolder) -> list[str]:
         if step is not None and file == MANIFEST:
             found[step] = checkpoint
     return [found[step] for step in sorted(found)]
+
+
+def remote_leftovers(remote: RemoteFolder) -> list[str]:
+    """The names of checkpoints at `remote` that do not exist, of which files do: an upload or a deletion was broken off."""
+    files: dict[str, set[str]] = {}
+    for name in remote.sizes():
+        checkpoint, _, file = name.removeprefix(f"{PARTS}/").partition("/")
+        if checkpoint_step(Path(checkpoint)) is not None:
+            files.setdefault(checkpoint, set()).add(file)
+    return sorted(name for name, there in files.items() if not there & {MANIFEST, SET_ASIDE})
 
 
 def read_remote_manifest(remote: RemoteFolder, name: str) -> Manifest:

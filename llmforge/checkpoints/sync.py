@@ -66,6 +66,7 @@ class Mirror:
         self._due = False  # whether records are to be looked at
         self._round = 0.0  # when they were, last
         self._ending = False
+        self._tidying = False
         self._closed = False
         self._told: dict[str, str] = {}
         self._threads: list[threading.Thread] = []
@@ -156,12 +157,12 @@ class Mirror:
         end, told = time.monotonic() + seconds, time.monotonic()
         with self._changed:
             self._ending = True
-        while left := self.undelivered():
+        while (left := self.undelivered()) or self._tidying:
             hurry = hurried()
             end = end if hurry is None else min(end, time.monotonic() + hurry)
             if time.monotonic() >= end or not any(thread.is_alive() for thread in self._threads):
                 break
-            if time.monotonic() - told > _WORDS:
+            if left and time.monotonic() - told > _WORDS:
                 told = time.monotonic()
                 logger.info("uploading %s; %.0f s at most", ", ".join(left[:3]), end - told)
             self.refresh(at_once=True)
@@ -203,7 +204,7 @@ class Mirror:
                 name = self._active = self._queue[-1]  # the newest: nothing is worth more if the machine goes now
             done = self._withdraw() and self._send_checkpoint(name)
             with self._changed:
-                self._active = None
+                self._active, self._tidying = None, bool(done)
                 if done is not False and name in self._queue:
                     self._queue.remove(name)
                 self._changed.notify_all()
@@ -214,13 +215,16 @@ class Mirror:
             if done:
                 pause = BACKOFF[0]
                 self._tidy(name)
+            with self._changed:
+                self._tidying = False
+                self._changed.notify_all()
 
     def _withdraw(self) -> bool:
         """See that no checkpoint of a course that was left is in the store; False if that could not be done."""
         if self._begun_at is not None:
             try:
                 for name in self.courier.ask("withdraw_after", self._begun_at, self.run_id):
-                    self.uploads.forget([name])
+                    self.uploads.forget(name)
                     logger.warning("%s, in the store, is of a course that was left, and is no checkpoint any more", name)
                 self._begun_at = None
             except LlmforgeError as error:
@@ -259,20 +263,29 @@ class Mirror:
     def _tidy(self, name: str) -> None:
         """What follows an upload: the store's own retention, and that of uploaded checkpoints here."""
         with self._changed:
-            newest = self.uploads.checkpoints[name]
-            pinned = {step for step in (self._best, newest.best) if step is not None}
+            pinned = {step for step in (self._best, self.uploads.checkpoints[name].best) if step is not None}
         try:
             steps = {checkpoint_step(Path(item)) or 0 for item in self.courier.ask("checkpoints")}
-            old = retention.superfluous(steps, self.settings.remote_total_limit, pinned)
-            names = [f"checkpoint-{step}" for step in old]
-            self.uploads.forget([name for name in names if self.courier.ask("delete_checkpoint", name, self.run_id)])
+            for step in retention.superfluous(steps, self.settings.remote_total_limit, pinned):
+                self._forget(f"checkpoint-{step}")
+            for item in self.courier.ask("leftovers"):
+                with self._changed:
+                    ours = item in self.uploads.checkpoints and item not in self._queue
+                if ours:
+                    self._forget(item)
         except LlmforgeError as error:
-            self._tell("what is old in the store", str(error), "")
+            if not self._closed:
+                logger.warning("what is old in the store stays for now: %s", error)
         if self.settings.release_local:
             with self._changed:
                 done = {item for item, upload in self.uploads.checkpoints.items() if upload.state == "done"}
             here = {checkpoint_step(path) or 0 for path in list_checkpoints(self.run_dir) if path.name not in done}
             retention.prune(self.run_dir, 1, here | pinned)
+
+    def _forget(self, name: str) -> None:
+        """Delete a checkpoint in the store."""
+        if self.courier.ask("delete_checkpoint", name, self.run_id, True):
+            self.uploads.forget(name)
 
     # Records
 

@@ -83,10 +83,9 @@ class Uploads:
             setattr(upload, name, value)
         self.save()
 
-    def forget(self, names: list[str]) -> None:
-        """Drop checkpoints that are in the store no more."""
-        for name in names:
-            self.checkpoints.pop(name, None)
+    def forget(self, name: str) -> None:
+        """Drop a checkpoint that is in the store no more."""
+        self.checkpoints.pop(name, None)
         self.save()
 
     def save(self) -> None:
