@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from helpers import write_documents
-from reliability.child_runs import TINY
+from reliability.child_runs import TINY, Child
 from reliability.harness import At, differing, training, weights
-from remote.proxy import FaultProxy
 from remote.runs import RUN_ID, made_checkpoint, made_run, tree
 
 from llmforge import pretrain
@@ -36,6 +35,20 @@ EVER = float("inf")
 def hasty(quick, monkeypatch) -> None:
     monkeypatch.setattr(sync, "BACKOFF", (0.05, 0.2))
     monkeypatch.setattr(sync, "ROUND", 0.1)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Child]]:
+    """Starts children, which end with the test."""
+    children: list[Child] = []
+
+    def begin(function: Callable[[], int | None]) -> Child:
+        children.append(Child(function))
+        return children[-1]
+
+    yield begin
+    for child in children:
+        child.kill()
 
 
 @pytest.fixture
