@@ -13,7 +13,7 @@ from llmforge.runtime.run_folder import timestamp
 from llmforge.storage import read_json, write_json
 
 UPLOADS = "uploads.json"
-State = Literal["queued", "uploading", "done", "failed", "superseded"]
+State = Literal["queued", "uploading", "done", "failed", "superseded", "deleted"]
 
 
 @dataclass
@@ -21,7 +21,8 @@ class Upload:
     """A checkpoint or another file of the run, on its way.
 
     Attributes:
-        state: ``failed`` is tried again while the run goes on, and by the next start.
+        state: ``failed`` is tried again while the run goes on, and by the next start; ``superseded`` was left out, since
+            newer ones came before its turn; ``deleted`` is what retention took out of the store again.
         bytes: That were sent; those that were there already not counted.
         seconds: That the last attempt took.
         attempts: So far.
@@ -80,10 +81,13 @@ class Uploads:
             setattr(upload, name, value)
         self.save()
 
-    def forget(self, name: str) -> None:
-        """Drop a checkpoint that is in the store no more."""
-        self.checkpoints.pop(name, None)
-        self.save()
+    def gone(self, name: str) -> None:
+        """Note that a checkpoint is in the store no more; what is not here either is dropped from the record."""
+        if name in self.checkpoints and self.checkpoints[name].state == "done":
+            self.change(self.checkpoints[name], "deleted")
+        for item in [item for item, upload in self.checkpoints.items() if upload.state in ("deleted", "superseded")]:
+            if not (self.path.parent / item).exists():
+                del self.checkpoints[item]
 
     def save(self) -> None:
         """Write the record."""
