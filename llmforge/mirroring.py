@@ -10,6 +10,7 @@ from pathlib import Path
 from llmforge.callbacks.checkpoint_sync import CheckpointSync
 from llmforge.checkpoints.courier import Courier
 from llmforge.checkpoints.manifest import checkpoint_step
+from llmforge.checkpoints.mirrored import split_url
 from llmforge.checkpoints.sync import Mirror
 from llmforge.configs.remote import shown_url
 from llmforge.configs.run import PretrainConfig
@@ -29,12 +30,6 @@ _LAST_WORDS = 10.0
 def is_remote(resume: str | None) -> bool:
     """Whether ``--resume`` was given a URL."""
     return resume is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", resume) is not None
-
-
-def split_url(url: str) -> tuple[str, str]:
-    """The URL of a run, and the name of a checkpoint or ``newest``, from ``…/run`` or ``…/run/checkpoint-N``."""
-    run, _, last = url.rstrip("/").rpartition("/")
-    return (run, last) if checkpoint_step(Path(last)) is not None else (url.rstrip("/"), "newest")
 
 
 def default_folder(resume: str) -> str:

@@ -88,6 +88,8 @@ ORDER: list[set[str]] = [
         "sync",
         "summary compare",
         "render",
+        "outline status",
+        "transfer",
         "inspect",
     ),
     {"tasks"},

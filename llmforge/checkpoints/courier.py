@@ -49,15 +49,19 @@ _NICE = 10
 class Courier:
     """Does what is asked of the store at `url`; threads may share one, and their requests are done side by side.
 
+    Args:
+        apart: In a process of its own, where the protocol wants that; without it in the caller's thread, where no
+            training goes on beside.
+
     Attributes:
         url: As it may be shown.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, apart: bool = True):
         self._remote = RemoteFolder(url)
         self._url = url
         self.url = self._remote.url
-        self._here = self._remote.protocol in _HERE
+        self._here = not apart or self._remote.protocol in _HERE
         self._lock = threading.Lock()
         self._process: Any = None
         self._pipe: Connection | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -21,6 +22,9 @@ from llmforge.storage import read_json, sync_folder, sync_tree, write_text
 
 #: Where a checkpoint lies, beside its place, until all of it is there.
 _DOWNLOAD = ".download-"
+_STATE = "trainer_state.json"
+#: Of that file, in bytes: a million logged losses are some 100 MB.
+_MOST_STATE = 1 << 28
 #: What a run goes on writing, and would otherwise begin anew.
 _RECORDS = (RUN_RECORD, METRICS, SAMPLES, "run.log")
 
@@ -172,8 +176,23 @@ def _restore(remote: RemoteFolder, folder: Path, name: str) -> str:
 def best_step_of(checkpoint: Path) -> int | None:
     """The step of the best checkpoint, as this one remembers it; None where nothing was evaluated."""
     try:
-        state: Any = read_json(checkpoint / "trainer_state.json")
+        return _best_step(read_json(checkpoint / _STATE))
     except DataError:
         return None
+
+
+def best_step_in(remote: RemoteFolder, name: str) -> int | None:
+    """As `best_step_of`, of a checkpoint in a store.
+
+    Raises:
+        RemoteError: The store cannot be read.
+    """
+    try:
+        return _best_step(json.loads(remote.read(f"{name}/{_STATE}", _MOST_STATE)))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _best_step(state: Any) -> int | None:
     step = state.get("best_global_step") if isinstance(state, dict) else None
     return step if isinstance(step, int) and not isinstance(step, bool) else None

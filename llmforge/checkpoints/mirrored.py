@@ -18,6 +18,12 @@ from llmforge.runtime.run_folder import RUN_RECORD
 SET_ASIDE = "manifest-set-aside.json"
 
 
+def split_url(url: str) -> tuple[str, str]:
+    """The URL of a run, and the name of a checkpoint or ``newest``, from ``…/run`` or ``…/run/checkpoint-N``."""
+    run, _, last = url.rstrip("/").rpartition("/")
+    return (run, last) if checkpoint_step(Path(last)) is not None else (url.rstrip("/"), "newest")
+
+
 def remote_checkpoints(remote: RemoteFolder) -> list[str]:
     """The names of the checkpoints that exist at `remote`, by step, the newest last; one listing."""
     found = {}

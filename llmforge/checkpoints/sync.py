@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmforge.checkpoints import retention
@@ -92,6 +92,19 @@ class Mirror:
                 if self._closed or stop_signals.asked:
                     return
                 self._changed.wait(0.2)
+
+    def send(self, names: Sequence[str]) -> list[str]:
+        """Send these checkpoints, and all records, here and now and by no thread; return what could not be sent.
+
+        For a mirror that was not started: the run does not go on.
+        """
+        left = []
+        for name in names:
+            with self._changed:
+                self.uploads.checkpoints.setdefault(name, Upload(best=best_step_of(self.run_dir / name)))
+            if not self._send_checkpoint(name):
+                left.append(name)
+        return left + [name for name, stamp in self._records() if not self._send_record(name, stamp)]
 
     def _add(self, checkpoint: Path, best: int | None) -> None:
         name = checkpoint.name

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from llmforge.checkpoints.manifest import list_checkpoints
 from llmforge.errors import DataError, LlmforgeError
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import timestamp
@@ -43,7 +44,9 @@ class Upload:
 
 
 @dataclass
-class _Record:
+class Record:
+    """``uploads.json`` as it is on the disk; the attributes are those of `Uploads`."""
+
     remote: str = ""
     superseded: int = 0
     checkpoints: dict[str, Upload] = field(default_factory=dict)
@@ -65,7 +68,7 @@ class Uploads:
         self._lock = threading.Lock()
         known = read_uploads(run_dir)
         # Of another place nothing is known.
-        record = known if known is not None and known.remote == remote else _Record(remote)
+        record = known if known is not None and known.remote == remote else Record(remote)
         self.remote, self.superseded, self.checkpoints, self.files = (
             *(record.remote, record.superseded),
             *(record.checkpoints, record.files),
@@ -92,14 +95,14 @@ class Uploads:
     def save(self) -> None:
         """Write the record."""
         with self._lock:
-            record = _Record(self.remote, self.superseded, dict(self.checkpoints), dict(self.files))
+            record = Record(self.remote, self.superseded, dict(self.checkpoints), dict(self.files))
             try:
                 write_json(self.path, asdict(record))
             except LlmforgeError as error:
                 logger.warning("%s", error)
 
 
-def read_uploads(run_dir: Path) -> _Record | None:
+def read_uploads(run_dir: Path) -> Record | None:
     """The record in a run's folder; None where there is none, or none that can be read."""
     path = run_dir / UPLOADS
     if not path.exists():
@@ -107,7 +110,13 @@ def read_uploads(run_dir: Path) -> _Record | None:
     try:
         value = read_json(path)
         parts = {name: {key: Upload(**item) for key, item in value[name].items()} for name in ("checkpoints", "files")}
-        return _Record(str(value["remote"]), int(value["superseded"]), **parts)
+        return Record(str(value["remote"]), int(value["superseded"]), **parts)
     except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
         logger.warning("%s is damaged and made anew: %s", path, error)
         return None
+
+
+def undelivered(run_dir: Path, record: Record | Uploads) -> list[str]:
+    """The committed checkpoints of a run's folder that are neither in the store nor were left out, as a record has it."""
+    settled = {name for name, upload in record.checkpoints.items() if upload.state in ("done", "superseded")}
+    return [path.name for path in list_checkpoints(run_dir) if path.name not in settled]
