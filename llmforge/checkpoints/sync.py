@@ -13,7 +13,7 @@ from llmforge.checkpoints.failures import RemoteError
 from llmforge.checkpoints.fetch import best_step_of
 from llmforge.checkpoints.manifest import checkpoint_step, list_checkpoints
 from llmforge.checkpoints.records import LAST_RECORDS, Records
-from llmforge.checkpoints.uploads import Upload, Uploads
+from llmforge.checkpoints.uploads import SETTLED, Upload, Uploads
 from llmforge.configs.remote import RemoteArguments
 from llmforge.errors import CheckpointError, LlmforgeError
 from llmforge.runtime.devices import format_bytes
@@ -73,7 +73,7 @@ class Mirror:
         self._begun_at = step
         for path in list_checkpoints(self.run_dir):
             upload = self.uploads.checkpoints.get(path.name)
-            if upload is None or upload.state not in ("done", "superseded", "deleted"):
+            if upload is None or upload.state not in SETTLED:
                 self._add(path, best_step_of(path))
         self._threads = [
             threading.Thread(target=self._send_checkpoints, name="mirror", daemon=True),
@@ -104,7 +104,7 @@ class Mirror:
                 self.uploads.checkpoints.setdefault(name, Upload(best=best_step_of(self.run_dir / name)))
             if not self._send_checkpoint(name):
                 left.append(name)
-        return left + [name for name, stamp in self._records() if not self._send_record(name, stamp)]
+        return left + [name for name, stamp in self.records.changed() if self.records.send(name, stamp)]
 
     def _add(self, checkpoint: Path, best: int | None) -> None:
         name = checkpoint.name

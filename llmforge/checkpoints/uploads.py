@@ -16,6 +16,9 @@ from llmforge.storage import read_json, write_json
 UPLOADS = "uploads.json"
 State = Literal["queued", "uploading", "done", "failed", "superseded", "deleted"]
 
+#: Nothing is to be done any more for a checkpoint in one of these.
+SETTLED = ("done", "superseded", "deleted")
+
 
 @dataclass
 class Upload:
@@ -118,5 +121,5 @@ def read_uploads(run_dir: Path) -> Record | None:
 
 def undelivered(run_dir: Path, record: Record | Uploads) -> list[str]:
     """The committed checkpoints of a run's folder that are neither in the store nor were left out, as a record has it."""
-    settled = {name for name, upload in record.checkpoints.items() if upload.state in ("done", "superseded")}
+    settled = {name for name, upload in record.checkpoints.items() if upload.state in SETTLED}
     return [path.name for path in list_checkpoints(run_dir) if path.name not in settled]
