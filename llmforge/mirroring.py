@@ -12,8 +12,8 @@ from llmforge.checkpoints.courier import Courier
 from llmforge.checkpoints.manifest import checkpoint_step
 from llmforge.checkpoints.mirrored import split_url
 from llmforge.checkpoints.sync import Mirror
+from llmforge.configs.remote import shown_url
 from llmforge.configs.run import PretrainConfig
-from llmforge.configs.source import without_secrets
 from llmforge.errors import CheckpointError, ConfigError
 from llmforge.runtime.launch import local_world_size, on_first_machine, rank, world_size
 from llmforge.runtime.logs import logger
@@ -72,7 +72,7 @@ def check_remote(config: PretrainConfig) -> None:
         return
     if is_remote(config.run.resume) and world_size() > local_world_size():
         raise ConfigError(
-            f"--resume {without_secrets(str(config.run.resume))} on several machines.",
+            f"--resume {shown_url(str(config.run.resume))} on several machines.",
             "Fetch it once, by llmforge checkpoints download, into the --output_dir that all of them see.",
         )
     if url is None:

@@ -84,6 +84,7 @@ ORDER: list[set[str]] = [
         "mirrored probe uploads",
         "fetch",
         "courier",
+        "records",
         "sync",
         "summary compare",
         "render",

@@ -18,7 +18,7 @@ from llmforge.checkpoints.checksums import Digest, told_checksum
 from llmforge.checkpoints.failures import RemoteError, explain
 from llmforge.checkpoints.manifest import check_name
 from llmforge.checkpoints.stores import canonical, open_store, require_protocol
-from llmforge.configs.source import without_secrets
+from llmforge.configs.remote import shown_url
 from llmforge.errors import ConfigError
 from llmforge.runtime.logs import logger
 
@@ -56,7 +56,7 @@ class RemoteObjects:
 
     def __init__(self, url: str):
         protocol, separator, rest = url.partition("://")
-        self.protocol, self.url = canonical(protocol), without_secrets(url).rstrip("/")
+        self.protocol, self.url = canonical(protocol), shown_url(url)
         if not separator or not rest.strip("/"):
             raise ConfigError(f"{self.url} is no folder in a store.", "Give a URL as gs://bucket/prefix/run.")
         require_protocol(self.protocol, self.url)

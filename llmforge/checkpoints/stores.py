@@ -50,7 +50,7 @@ def open_store(protocol: str, url: str) -> tuple[Any, str]:
         # Its own attempts are few: whoever uploads has all the time there is, and says what it waits for.
         options["config_kwargs"] = {"connect_timeout": _CONNECT, "read_timeout": _READ, "retries": {"max_attempts": 2}}
     elif protocol in ("file", "local", "memory"):
-        options = {"auto_mkdir": True} if protocol != "memory" else {}
+        options = {"skip_instance_cache": True} | ({"auto_mkdir": True} if protocol != "memory" else {})
     import fsspec
 
     try:

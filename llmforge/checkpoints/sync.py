@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,25 +12,18 @@ from llmforge.checkpoints.courier import Courier
 from llmforge.checkpoints.failures import RemoteError
 from llmforge.checkpoints.fetch import best_step_of
 from llmforge.checkpoints.manifest import checkpoint_step, list_checkpoints
-from llmforge.checkpoints.uploads import Upload, Uploads
+from llmforge.checkpoints.records import LAST_RECORDS, Records
+from llmforge.checkpoints.uploads import SETTLED, Upload, Uploads
 from llmforge.configs.remote import RemoteArguments
 from llmforge.errors import CheckpointError, LlmforgeError
 from llmforge.runtime.devices import format_bytes
 from llmforge.runtime.logs import logger
-from llmforge.runtime.run_folder import DIVERGENCE, EXIT_RECORD, FINAL, METRICS, RUN_RECORD, SAMPLES
 from llmforge.runtime.signals import stop_signals
 
-#: What goes besides checkpoints, in this order: of ``final/`` the configuration last, so that a part of it is no model.
-_FILES = (RUN_RECORD, METRICS, SAMPLES, DIVERGENCE, "eval.json", "plots/*", "tokenizer/*", f"{FINAL}/*", "run.log", EXIT_RECORD)
-_LAST = ("config.json",)
-#: Written to the very end, and so sent by `send_last`.
-_AFTERWARDS = ("run.log", EXIT_RECORD)
 #: Seconds between two rounds of the records while training goes on.
 ROUND = 30.0
 #: Seconds before the next attempt, doubled each time up to the second.
 BACKOFF = (2.0, 60.0)
-#: Files that are still being written are copied first; larger ones are written whole, and renamed.
-_COPIED = 64 << 20
 #: Seconds for the threads to write down how far they came.
 _PATIENCE = 5.0
 #: Seconds between two words about what the end waits for.
@@ -47,6 +38,7 @@ class Mirror:
 
     Attributes:
         uploads: The record of it all.
+        records: What goes besides checkpoints.
 
     Args:
         run_dir: The run's folder.
@@ -58,6 +50,7 @@ class Mirror:
     def __init__(self, run_dir: Path, courier: Courier, settings: RemoteArguments, run_id: str):
         self.run_dir, self.courier, self.settings, self.run_id = run_dir, courier, settings, run_id
         self.uploads = Uploads(run_dir, courier.url)
+        self.records = Records(run_dir, courier, self.uploads)
         self._changed = threading.Condition()
         self._queue: list[str] = []
         self._active: str | None = None
@@ -80,7 +73,7 @@ class Mirror:
         self._begun_at = step
         for path in list_checkpoints(self.run_dir):
             upload = self.uploads.checkpoints.get(path.name)
-            if upload is None or upload.state not in ("done", "superseded"):
+            if upload is None or upload.state not in SETTLED:
                 self._add(path, best_step_of(path))
         self._threads = [
             threading.Thread(target=self._send_checkpoints, name="mirror", daemon=True),
@@ -111,7 +104,7 @@ class Mirror:
                 self.uploads.checkpoints.setdefault(name, Upload(best=best_step_of(self.run_dir / name)))
             if not self._send_checkpoint(name):
                 left.append(name)
-        return left + [name for name, stamp in self._records() if not self._send_record(name, stamp)]
+        return left + [name for name, stamp in self.records.changed() if self.records.send(name, stamp)]
 
     def _add(self, checkpoint: Path, best: int | None) -> None:
         name = checkpoint.name
@@ -143,10 +136,16 @@ class Mirror:
             return {step for name in self._queue if (step := checkpoint_step(Path(name))) is not None}
 
     def undelivered(self) -> list[str]:
-        """What has not reached the store: checkpoints that wait, and records as they are now."""
+        """What has not reached the store: checkpoints that wait, or cannot be sent, and records as they are now."""
+        waiting = self._waiting()
+        with self._changed:
+            failed = [name for name, upload in self.uploads.checkpoints.items() if upload.state == "failed"]
+        return [name for name in failed if name not in waiting and (self.run_dir / name).exists()] + waiting
+
+    def _waiting(self) -> list[str]:
         with self._changed:
             waiting = list(self._queue)
-        return waiting + [name for name, _ in self._records() if name not in _AFTERWARDS]
+        return waiting + [name for name, _ in self.records.changed() if name not in LAST_RECORDS]
 
     def drain(self, seconds: float, hurried: Callable[[], float | None] = lambda: None) -> list[str]:
         """Wait, so long at most, till everything is uploaded, and return what is not.
@@ -157,7 +156,7 @@ class Mirror:
         end, told = time.monotonic() + seconds, time.monotonic()
         with self._changed:
             self._ending = True
-        while (left := self.undelivered()) or self._tidying:
+        while (left := self._waiting()) or self._tidying:
             hurry = hurried()
             end = end if hurry is None else min(end, time.monotonic() + hurry)
             if time.monotonic() >= end or not any(thread.is_alive() for thread in self._threads):
@@ -168,15 +167,15 @@ class Mirror:
             self.refresh(at_once=True)
             with self._changed:
                 self._changed.wait(0.2)
-        return left
+        return self.undelivered()
 
     def send_last(self, seconds: float) -> None:
         """Send what is written to the very end within a bound; what does not get there is sent by the next start."""
 
         def work() -> None:
-            for name, stamp in self._records():
-                if name in _AFTERWARDS:
-                    self._send_record(name, stamp)
+            for name, stamp in self.records.changed():
+                if name in LAST_RECORDS:
+                    self.records.send(name, stamp)
 
         thread = threading.Thread(target=work, name="mirror-end", daemon=True)
         self._threads.append(thread)
@@ -224,7 +223,7 @@ class Mirror:
         if self._begun_at is not None:
             try:
                 for name in self.courier.ask("withdraw_after", self._begun_at, self.run_id):
-                    self.uploads.forget(name)
+                    self.uploads.gone(name)
                     logger.warning("%s, in the store, is of a course that was left, and is no checkpoint any more", name)
                 self._begun_at = None
             except LlmforgeError as error:
@@ -267,12 +266,12 @@ class Mirror:
         try:
             steps = {checkpoint_step(Path(item)) or 0 for item in self.courier.ask("checkpoints")}
             for step in retention.superfluous(steps, self.settings.remote_total_limit, pinned):
-                self._forget(f"checkpoint-{step}")
+                self._delete(f"checkpoint-{step}")
             for item in self.courier.ask("leftovers"):
                 with self._changed:
                     ours = item in self.uploads.checkpoints and item not in self._queue
                 if ours:
-                    self._forget(item)
+                    self._delete(item)
         except LlmforgeError as error:
             if not self._closed:
                 logger.warning("what is old in the store stays for now: %s", error)
@@ -282,10 +281,10 @@ class Mirror:
             here = {checkpoint_step(path) or 0 for path in list_checkpoints(self.run_dir) if path.name not in done}
             retention.prune(self.run_dir, 1, here | pinned)
 
-    def _forget(self, name: str) -> None:
+    def _delete(self, name: str) -> None:
         """Delete a checkpoint in the store."""
         if self.courier.ask("delete_checkpoint", name, self.run_id, True):
-            self.uploads.forget(name)
+            self.uploads.gone(name)
 
     # Records
 
@@ -298,47 +297,14 @@ class Mirror:
                 if not self._due or time.monotonic() - self._round < ROUND:
                     continue
                 self._due, self._round = False, time.monotonic()
-            for name, stamp in self._records():
-                if not self._send_record(name, stamp):
+            for name, stamp in self.records.changed():
+                problem = self.records.send(name, stamp)
+                if problem and not self._closed:
+                    self._tell(name, problem, "; it is tried again")
+                if problem:
                     with self._changed:
                         self._due, self._round = True, time.monotonic() - ROUND + 2.0  # again in two seconds, at the earliest
                         self._changed.wait_for(lambda: self._closed, 2.0)
                     break
             with self._changed:
                 self._changed.notify_all()
-
-    def _records(self) -> list[tuple[str, list[int]]]:
-        """Names and stamps of the records that are not in the store as they are now."""
-        found = []
-        for pattern in _FILES:
-            paths = sorted(self.run_dir.glob(pattern), key=lambda path: (path.name in _LAST, path.name))
-            for path in paths:
-                try:
-                    status = path.stat()
-                except OSError:
-                    continue
-                name, stamp = path.relative_to(self.run_dir).as_posix(), [status.st_size, status.st_mtime_ns]
-                known = self.uploads.files.get(name)
-                if path.is_file() and not path.name.startswith(".") and (known is None or known.stamp != stamp):
-                    found.append((name, stamp))
-        return found
-
-    def _send_record(self, name: str, stamp: list[int]) -> bool:
-        with self._changed:
-            upload = self.uploads.files.setdefault(name, Upload())
-        begun, path = time.monotonic(), self.run_dir / name
-        self.uploads.change(upload, "uploading", attempts=upload.attempts + 1)
-        try:
-            with tempfile.TemporaryDirectory(prefix="llmforge-") as folder:
-                if stamp[0] <= _COPIED:  # it may be written to meanwhile
-                    path = Path(shutil.copyfile(path, Path(folder) / path.name))
-                sent = int(self.courier.ask("put", path, name))
-        except (LlmforgeError, OSError) as error:
-            self.uploads.change(upload, "failed", error=str(error))
-            if not self._closed:
-                self._tell(name, str(error), "; it is tried again")
-            return False
-        self._told.pop(name, None)
-        seconds = round(time.monotonic() - begun, 1)
-        self.uploads.change(upload, "done", bytes=sent, seconds=seconds, attempts=0, error=None, stamp=stamp)
-        return True

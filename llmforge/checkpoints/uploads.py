@@ -14,7 +14,10 @@ from llmforge.runtime.run_folder import timestamp
 from llmforge.storage import read_json, write_json
 
 UPLOADS = "uploads.json"
-State = Literal["queued", "uploading", "done", "failed", "superseded"]
+State = Literal["queued", "uploading", "done", "failed", "superseded", "deleted"]
+
+#: Nothing is to be done any more for a checkpoint in one of these.
+SETTLED = ("done", "superseded", "deleted")
 
 
 @dataclass
@@ -22,7 +25,8 @@ class Upload:
     """A checkpoint or another file of the run, on its way.
 
     Attributes:
-        state: ``failed`` is tried again while the run goes on, and by the next start.
+        state: ``failed`` is tried again while the run goes on, and by the next start; ``superseded`` was left out, since
+            newer ones came before its turn; ``deleted`` is what retention took out of the store again.
         bytes: That were sent; those that were there already not counted.
         seconds: That the last attempt took.
         attempts: So far.
@@ -83,10 +87,13 @@ class Uploads:
             setattr(upload, name, value)
         self.save()
 
-    def forget(self, name: str) -> None:
-        """Drop a checkpoint that is in the store no more."""
-        self.checkpoints.pop(name, None)
-        self.save()
+    def gone(self, name: str) -> None:
+        """Note that a checkpoint is in the store no more; what is not here either is dropped from the record."""
+        if name in self.checkpoints and self.checkpoints[name].state == "done":
+            self.change(self.checkpoints[name], "deleted")
+        for item in [item for item, upload in self.checkpoints.items() if upload.state in ("deleted", "superseded")]:
+            if not (self.path.parent / item).exists():
+                del self.checkpoints[item]
 
     def save(self) -> None:
         """Write the record."""
@@ -114,5 +121,5 @@ def read_uploads(run_dir: Path) -> Record | None:
 
 def undelivered(run_dir: Path, record: Record | Uploads) -> list[str]:
     """The committed checkpoints of a run's folder that are neither in the store nor were left out, as a record has it."""
-    settled = {name for name, upload in record.checkpoints.items() if upload.state in ("done", "superseded")}
+    settled = {name for name, upload in record.checkpoints.items() if upload.state in SETTLED}
     return [path.name for path in list_checkpoints(run_dir) if path.name not in settled]

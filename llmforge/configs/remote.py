@@ -10,6 +10,11 @@ from llmforge.configs.source import without_secrets
 from llmforge.errors import ConfigError
 
 
+def shown_url(url: str) -> str:
+    """A store's URL as it may be shown: without user, password and query."""
+    return without_secrets(url).partition("?")[0].rstrip("/")
+
+
 @dataclass
 class RemoteArguments:
     """Settings of the mirror of a run in a store.
@@ -48,7 +53,7 @@ class RemoteArguments:
     def __post_init__(self) -> None:
         if self.remote is not None:
             self.remote = self.remote.rstrip("/")
-            shown = without_secrets(self.remote)
+            shown = shown_url(self.remote)
             if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/]|file:///.", self.remote):
                 raise ConfigError(
                     f"--remote {shown} is no URL.", "Give one as gs://bucket/prefix, s3://bucket/prefix or file:///path."
