@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 import threading
@@ -66,13 +65,19 @@ def bucket(gcs_server: str, proxy: FaultProxy) -> Bucket:
 @pytest.fixture
 def watched(bucket: Bucket) -> Iterator[Bucket]:
     """`bucket`, looked at all the while: the test fails if it ever shows a checkpoint that is not whole."""
-    stop, seen = threading.Event(), []
+    stop, seen, looks = threading.Event(), [], []
 
     def look() -> None:
         while not stop.wait(0.02):
-            with contextlib.suppress(OSError):  # the server is busy
+            try:
                 for name in {name.split("/")[0] for name in bucket.names()}:
                     seen.extend(bucket.damage(name))
+                looks.append(1)
+            except OSError:  # the server is busy
+                continue
+            except Exception as error:
+                seen.append(f"nobody looked any more: {error!r}")
+                raise
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
@@ -80,6 +85,7 @@ def watched(bucket: Bucket) -> Iterator[Bucket]:
     stop.set()
     thread.join()
     assert seen == []
+    assert looks
 
 
 @pytest.fixture

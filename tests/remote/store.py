@@ -66,8 +66,8 @@ class Bucket:
         for checkpoint in self.checkpoints(run):
             # Between two requests a checkpoint may be deleted, its manifest first.
             try:
-                manifest = json.loads(self.read(f"{run}/{checkpoint}/manifest.json"))
-            except urllib.error.HTTPError:
+                manifest = _manifest(self.read(f"{run}/{checkpoint}/manifest.json"))
+            except (urllib.error.HTTPError, ValueError):
                 continue
             for name, entry in manifest["files"].items():
                 try:
@@ -78,3 +78,13 @@ class Bucket:
                     continue
                 if checkpoint in self.checkpoints(run):
                     yield f"{checkpoint}/{name}: {'is missing' if body is None else 'is damaged'}"
+
+
+def _manifest(text: bytes) -> dict:
+    """A manifest that holds its own checksum; raises ValueError for one that has been damaged, which nobody takes for one."""
+    value = json.loads(text)
+    rest = {name: item for name, item in value.items() if name != "checksum"}
+    told = hashlib.sha256((json.dumps(rest, indent=2, ensure_ascii=False) + "\n").encode()).hexdigest()
+    if value.get("checksum") != told:
+        raise ValueError("it is not as it was written")
+    return value

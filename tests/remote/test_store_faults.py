@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from remote.proxy import KINDS, STATUSES
 
-from llmforge.checkpoints import remote as remotes
+from llmforge.checkpoints import objects
 from llmforge.checkpoints.failures import RemoteError
 from llmforge.checkpoints.remote import RemoteFolder
 
@@ -117,7 +117,7 @@ def test_a_deletion_that_is_hit_once_is_done_in_the_end_and_of_nothing_else(kind
 @pytest.mark.parametrize("phase", ["upload", "download", "delete", "list"])
 def test_a_black_hole_is_given_up_within_the_bound(phase, proxy, bucket, file, tmp_path, monkeypatch):
     """Not after minutes: what waits for it is the drain at a run's end."""
-    monkeypatch.setattr(remotes, "PATIENCE", 1.0)
+    monkeypatch.setattr(objects, "PATIENCE", 1.0)
     bucket.write("pre/run/a/x", b"x")
     remote = RemoteFolder(f"{bucket.url}/pre/run")
     proxy.add("black hole", phase, times=EVER)
