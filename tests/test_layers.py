@@ -84,7 +84,7 @@ ORDER: list[set[str]] = [
         "mirrored probe uploads",
         "fetch",
         "courier",
-        "records",
+        "records tidying",
         "sync",
         "summary compare",
         "render",

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from llmforge.checkpoints import retention
 from llmforge.checkpoints.courier import Courier
 from llmforge.checkpoints.failures import RemoteError
 from llmforge.checkpoints.fetch import best_step_of
 from llmforge.checkpoints.manifest import checkpoint_step, list_checkpoints
 from llmforge.checkpoints.records import LAST_RECORDS, Records
+from llmforge.checkpoints.tidying import release_local, tidy_store
 from llmforge.checkpoints.uploads import SETTLED, Upload, Uploads
 from llmforge.configs.remote import RemoteArguments
 from llmforge.errors import CheckpointError, LlmforgeError
@@ -260,31 +260,15 @@ class Mirror:
             logger.warning("%s is not uploaded: %s%s", name, error, more)
 
     def _tidy(self, name: str) -> None:
-        """What follows an upload: the store's own retention, and that of uploaded checkpoints here."""
         with self._changed:
             pinned = {step for step in (self._best, self.uploads.checkpoints[name].best) if step is not None}
         try:
-            steps = {checkpoint_step(Path(item)) or 0 for item in self.courier.ask("checkpoints")}
-            for step in retention.superfluous(steps, self.settings.remote_total_limit, pinned):
-                self._delete(f"checkpoint-{step}")
-            for item in self.courier.ask("leftovers"):
-                with self._changed:
-                    ours = item in self.uploads.checkpoints and item not in self._queue
-                if ours:
-                    self._delete(item)
+            tidy_store(self.courier, self.uploads, self.run_id, self.settings.remote_total_limit, pinned, self.pinned())
         except LlmforgeError as error:
             if not self._closed:
                 logger.warning("what is old in the store stays for now: %s", error)
         if self.settings.release_local:
-            with self._changed:
-                done = {item for item, upload in self.uploads.checkpoints.items() if upload.state == "done"}
-            here = {checkpoint_step(path) or 0 for path in list_checkpoints(self.run_dir) if path.name not in done}
-            retention.prune(self.run_dir, 1, here | pinned)
-
-    def _delete(self, name: str) -> None:
-        """Delete a checkpoint in the store."""
-        if self.courier.ask("delete_checkpoint", name, self.run_id, True):
-            self.uploads.gone(name)
+            release_local(self.run_dir, self.uploads, pinned)
 
     # Records
 

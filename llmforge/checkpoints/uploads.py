@@ -91,7 +91,7 @@ class Uploads:
         """Note that a checkpoint is in the store no more; what is not here either is dropped from the record."""
         if name in self.checkpoints and self.checkpoints[name].state == "done":
             self.change(self.checkpoints[name], "deleted")
-        for item in [item for item, upload in self.checkpoints.items() if upload.state in ("deleted", "superseded")]:
+        for item in [item for item, upload in dict(self.checkpoints).items() if upload.state in ("deleted", "superseded")]:
             if not (self.path.parent / item).exists():
                 del self.checkpoints[item]
 
