@@ -56,9 +56,9 @@ test: setup ## run the whole test suite
 test-slow: setup ## run the longer sweeps too
 	$(BIN)/python -m pytest -n logical --dist worksteal -m ''
 
-chaos: setup ## kill trainings 500 times and go on with them, stock Trainer beside; an hour or less
+chaos: setup ## kill trainings 500 times and go on with them, every network fault on the mirror; an hour or less
 	PYTHONPATH=.:tests $(BIN)/python -m reliability.chaos
-	$(BIN)/python -m pytest -n logical --dist worksteal -m slow tests/reliability
+	$(BIN)/python -m pytest -n logical --dist worksteal -m slow tests/reliability tests/remote
 
 check: setup ## lint, format, types, layers and docs
 	$(BIN)/ruff check .

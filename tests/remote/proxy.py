@@ -72,12 +72,16 @@ class Fault:
 class FaultProxy:
     """Forwards to `upstream` (``http://host:port``) until told otherwise; `url` is where it listens.
 
+    A service account's request for a token (``POST /token``) it answers itself, with `token`.
+
     Attributes:
         seen: Every request, in order.
+        token: What such an account is given.
     """
 
     def __init__(self, upstream: str):
         self.upstream = upstream
+        self.token = "token"
         self.seen: list[Seen] = []
         self._faults: list[Fault] = []
         self._lock, self._link = threading.Lock(), threading.Lock()
@@ -201,6 +205,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         proxy = self.proxy
+        if self.path == "/token":
+            self._read(None)
+            told = json.dumps({"access_token": proxy.token, "expires_in": 3600, "token_type": "Bearer"}).encode()
+            return self._reply(Seen("POST", self.path, "any", ""), 200, [("Content-Type", "application/json")], told, None)
         early = proxy.describe(self.command, self.path, b"")
         # Of a multipart upload the name is in the body; what hits before that goes by the phase.
         late = early.phase == "upload" and not early.name

@@ -20,7 +20,7 @@ from llmforge.callbacks.checkpoint_sync import CheckpointSync
 from llmforge.checkpoints import inspect, sync
 from llmforge.checkpoints.courier import Courier
 from llmforge.checkpoints.failures import RemoteError
-from llmforge.checkpoints.fetch import newest_remote
+from llmforge.checkpoints.fetch import download_checkpoint, newest_remote
 from llmforge.checkpoints.manifest import list_checkpoints, verify
 from llmforge.checkpoints.probe import probe
 from llmforge.checkpoints.remote import RemoteFolder
@@ -120,8 +120,6 @@ def test_mode_19_a_bit_that_flips_is_found_and_sent_or_fetched_again(proxy, watc
     assert any("optimizer.pt did not arrive as it was sent" in message for message in messages)
     assert watched.damage("mine") == []
     down = proxy.add("corrupt down", "download", name="model")
-    from llmforge.checkpoints.fetch import download_checkpoint
-
     download_checkpoint(RemoteFolder(f"{watched.url}/mine"), "checkpoint-1", tmp_path / "new")
     assert down.hits >= 2
     assert tree(tmp_path / "new" / "checkpoint-1") == tree(run / "checkpoint-1")
@@ -130,7 +128,7 @@ def test_mode_19_a_bit_that_flips_is_found_and_sent_or_fetched_again(proxy, watc
 # 20: a partial checkpoint visible
 
 
-def test_mode_20_without_its_manifest_it_does_not_exist(proxy, watched, mirror, tmp_path, capsys):
+def test_mode_20_without_its_manifest_it_does_not_exist(proxy, watched, mirror, tmp_path):
     run = made_run(tmp_path / "mine")
     it = mirror(run)
     it.start()
@@ -244,7 +242,7 @@ def command(tmp_path, capfd) -> Callable[..., tuple[int, str]]:
     return call
 
 
-def test_mode_23_what_is_undelivered_at_the_end_is_told_and_delivered_by_the_next_start(command, proxy, watched, capsys):
+def test_mode_23_what_is_undelivered_at_the_end_is_told_and_delivered_by_the_next_start(command, proxy, watched, capfd):
     remote = ("--remote", watched.url, "--output_dir", "runs/mine", "--drain_seconds", "1")
     proxy.add("503", "upload", name="checkpoint-3", times=EVER)
     code, told = command(*remote, "--max_steps", "3")
@@ -253,9 +251,8 @@ def test_mode_23_what_is_undelivered_at_the_end_is_told_and_delivered_by_the_nex
     assert "llmforge checkpoints upload runs/mine --all" in told.splitlines()[-1]
     end = json.loads(Path("runs/mine/exit.json").read_text())
     assert (end["exit_code"], end["undelivered_uploads"][0]) == (5, "checkpoint-3")
-    capsys.readouterr()
     assert run_command(inspect.main, ["status", "runs/mine", "--json"]) == 0
-    assert "checkpoint-3" in json.loads(capsys.readouterr().out)["undelivered_uploads"]
+    assert "checkpoint-3" in json.loads(capfd.readouterr().out)["undelivered_uploads"]
     assert "checkpoint-3" not in watched.checkpoints("mine")
     proxy.clear()
     code, told = command(*remote, "--max_steps", "3", "--resume", "--drain_seconds", "60")
@@ -270,6 +267,7 @@ def test_mode_23_what_is_undelivered_at_the_end_is_told_and_delivered_by_the_nex
         assert watched.read(f"mine/{name}") == (run / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_gone_is_replaced_by_the_url_alone(command, proxy, watched, start, tmp_path):
     """Killed in the middle, its folder deleted; a new one goes on from the bucket to the weights of an undisturbed run."""
     from llmforge.callbacks import run_log
