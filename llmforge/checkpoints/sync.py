@@ -255,7 +255,7 @@ class Mirror:
 
     def _tell(self, name: str, error: str, more: str) -> None:
         """A failure, once for each reason."""
-        if self._told.get(name) != error:
+        if self._told.get(name) != error and not self._closed:
             self._told[name] = error
             logger.warning("%s is not uploaded: %s%s", name, error, more)
 
@@ -283,9 +283,8 @@ class Mirror:
                 self._due, self._round = False, time.monotonic()
             for name, stamp in self.records.changed():
                 problem = self.records.send(name, stamp)
-                if problem and not self._closed:
-                    self._tell(name, problem, "; it is tried again")
                 if problem:
+                    self._tell(name, problem, "; it is tried again")
                     with self._changed:
                         self._due, self._round = True, time.monotonic() - ROUND + 2.0  # again in two seconds, at the earliest
                         self._changed.wait_for(lambda: self._closed, 2.0)
