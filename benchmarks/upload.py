@@ -1,4 +1,4 @@
-"""python benchmarks/upload.py [--megabytes N] [--rounds N] [--rate BYTES] [--beside] [--json]
+"""python benchmarks/upload.py [--megabytes N] [--rounds N] [--rate BYTES] [--beside] [--cpu_time] [--json]
 
 What uploading a checkpoint costs the steps that go on meanwhile, against an emulated Google Cloud
 Storage; steps alone and steps beside an upload, in turn. The checkpoint holds noise. Needs the
@@ -7,6 +7,8 @@ development packages, a few GB of disk and two cores.
 - ``ratio`` is a step's median time beside the upload over that alone, by rounds, then the median
 - the emulated store is a process of this machine, which a real one is not: it is held to the last
   core and everything else to the others, unless ``--beside`` lets it run anywhere
+- ``--cpu_time`` counts what the training process takes of its core and not the time that passes, for a
+  machine that others use as well: what the upload costs in the process itself, its threads included
 - ``--rate`` has the store take so many bytes a second, and three more checkpoints come meanwhile:
   what waits on the disk and what memory the upload takes is told
 """
@@ -81,11 +83,12 @@ def apart(server: Any) -> bool:
     return True
 
 
-class Memory:
-    """The most memory, in bytes, that the processes started by this one and not in `but` had together."""
+class Watch:
+    """What the processes started by this one, and not `but`, take together: most memory in bytes, and seconds of CPU."""
 
     def __init__(self, but: int):
-        self.most, self._but, self._over = 0, but, threading.Event()
+        self.memory, self._but, self._over = 0, but, threading.Event()
+        self._seconds: dict[int, float] = {}
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
@@ -94,16 +97,33 @@ class Memory:
             sizes = []
             for child in psutil.Process().children():
                 try:
-                    sizes += [child.memory_info().rss] if child.pid != self._but else []
+                    if child.pid != self._but:
+                        sizes.append(child.memory_info().rss)
+                        self._seconds[child.pid] = sum(child.cpu_times()[:2])
                 except psutil.Error:
                     continue
-            self.most = max(self.most, sum(sizes))
+            self.memory = max(self.memory, sum(sizes))
 
-    def end(self) -> int:
-        """Look no more; the most there was."""
+    @property
+    def seconds(self) -> float:
+        """Of CPU, so far."""
+        return sum(self._seconds.values())
+
+    def end(self) -> None:
+        """Look no more."""
         self._over.set()
         self._thread.join()
-        return self.most
+
+
+def on_the_core(step: Callable[[], float]) -> Callable[[], float]:
+    """`step`, its time being what the process took of its core."""
+
+    def once() -> float:
+        began = time.process_time()
+        step()
+        return time.process_time() - began
+
+    return once
 
 
 def steps(step: Callable[[], float], while_: Callable[[], bool], least: int) -> list[float]:
@@ -139,7 +159,7 @@ def slow_link(run: Path, server: Any, size: int, rate: int) -> dict[str, Any]:
     proxy.add("slow", rate=rate, times=float("inf"))
     os.environ["STORAGE_EMULATOR_HOST"] = proxy.url
     settings = RemoteArguments(remote_total_limit=1, release_local=True, upload_queue=1)
-    mirror, memory = Mirror(run, Courier(f"gs://{BUCKET}/{run.name}"), settings, RUN_ID), Memory(server._process.pid)
+    mirror, watch = Mirror(run, Courier(f"gs://{BUCKET}/{run.name}"), settings, RUN_ID), Watch(server._process.pid)
     waiting, longest = [], 0.0
     try:
         mirror.start(1)
@@ -154,12 +174,13 @@ def slow_link(run: Path, server: Any, size: int, rate: int) -> dict[str, Any]:
     finally:
         mirror.close()
         proxy.close()
+        watch.end()
     return {
         "most_waiting": max(waiting),
         "superseded": mirror.uploads.superseded,
         "undelivered": left,
         "longest_add_seconds": longest,
-        "memory": memory.end(),
+        "memory": watch.memory,
     }
 
 
@@ -171,6 +192,7 @@ def main() -> None:
     options.add_argument("--preset", choices=list(PRESETS), default="small")
     options.add_argument("--rate", type=int, help="bytes a second, for a slow link instead")
     options.add_argument("--beside", action="store_true", help="let the store run on any core")
+    options.add_argument("--cpu_time", action="store_true", help="time on the core instead of time that passes")
     chosen = options.parse_args()
     quiet()
     size = chosen.megabytes * 1_000_000
@@ -196,7 +218,8 @@ def main() -> None:
             told = {"per_device_train_batch_size": 1, "max_steps": 2, "use_cpu": True, "save_strategy": "no"}
             trainer = ready(forge(model(chosen.preset), rows, Path(name) / "training", **told))
             step = stepping(trainer, rows, collate)
-            memory = Memory(server._process.pid)
+            step = on_the_core(step) if chosen.cpu_time else step
+            watch = Watch(server._process.pid)
             alone, beside, seconds = [], [], []
             for number in range(1, chosen.rounds + 2):
                 taken, took = beside_upload(run, number, size, step)
@@ -206,7 +229,7 @@ def main() -> None:
                     alone.append(statistics.median(again))
                     beside.append(statistics.median(taken))
                     seconds.append(took)
-            most = memory.end()
+            watch.end()
         finally:
             server.stop()
     ratios = [one / other for one, other in zip(beside, alone, strict=True)]
@@ -217,10 +240,12 @@ def main() -> None:
         "seconds_step_beside": statistics.median(beside),
         "seconds_upload": statistics.median(seconds),
         "bytes": size,
-        "memory": most,
+        "memory": watch.memory,
+        "cpu_seconds_upload": watch.seconds / (chosen.rounds + 1),
+        "cpu_time": chosen.cpu_time,
         "store_on_a_core_of_its_own": is_apart,
     }
-    head = ["", "a step, ms"]
+    head = ["", "a step, ms of CPU" if chosen.cpu_time else "a step, ms"]
     lines = [
         [side, spread([1e3 * value for value in values], "{:.1f}")] for side, values in (("alone", alone), ("beside", beside))
     ]
@@ -230,7 +255,7 @@ def main() -> None:
         f"{table([head, *lines])}\n\n"
         f"a step beside an upload over one alone: {spread(ratios)}\n"
         f"the upload: {spread(seconds, '{:.1f}')} s, {format_bytes(size / statistics.median(seconds))}/s, "
-        f"its process at most {format_bytes(most)}"
+        f"its process at most {format_bytes(watch.memory)} and {watch.seconds / (chosen.rounds + 1):.1f} s of CPU"
     )
     tell(chosen.json, figures, text)
 

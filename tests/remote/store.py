@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -24,8 +25,11 @@ class Bucket:
     def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         headers = {"Content-Type": "application/json" if path.endswith("/b") else "application/octet-stream"} if body else {}
         request = urllib.request.Request(f"{self.server}{path}", body, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as reply:
-            return reply.read()
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return reply.read()
+        except http.client.IncompleteRead as error:  # of an object that was replaced meanwhile
+            raise ConnectionError(str(error)) from error
 
     def names(self, prefix: str = "") -> list[str]:
         """Of the objects whose name begins so."""

@@ -279,15 +279,16 @@ def test_a_machine_that_is_gone_is_replaced_by_the_url_alone(command, proxy, wat
     def first() -> int:
         stock = run_log.RunLog.on_log
 
-        def slowly(self, *given, **named):  # the bucket keeps up
-            time.sleep(0.5)
-            return stock(self, *given, **named)
+        def held(self, args, state, *given, **named):
+            while state.global_step == 3:  # till it is killed
+                time.sleep(0.05)
+            return stock(self, args, state, *given, **named)
 
-        run_log.RunLog.on_log = slowly
+        run_log.RunLog.on_log = held
         return run_command(pretrain.main, [*arguments, "--output_dir", "runs/mine", "--remote", watched.url])
 
     child = start(first)
-    wait(lambda: "checkpoint-2" in watched.checkpoints("mine"), 60)
+    wait(lambda: bool(watched.checkpoints("mine")), 120)
     child.kill()
     shutil.rmtree("runs/mine")
     code, told = command(*settings, "--output_dir", "elsewhere/mine", "--remote", watched.url, "--resume", f"{watched.url}/mine")
