@@ -75,6 +75,8 @@ def _error(error: Exception, shown: str, protocol: str) -> RemoteError:
         )
     if isinstance(error, PermissionError) or status == 403 or str(error).startswith("Forbidden"):
         return RemoteError(f"{shown}: permission denied ({told}).", _ROLES.get(protocol, "Check its permissions."), "denied")
+    if type(error).__name__ == "FlexibleChecksumError":  # botocore's
+        return RemoteError(f"{shown} did not come as it is stored.", "Look at the network, a proxy for one.", "corrupt")
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return RemoteError(f"{shown} does not answer.", "Check the network.")
     return RemoteError(f"{shown} cannot be used now ({told}).", "Check the network; it may mend by itself.")

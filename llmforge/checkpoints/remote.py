@@ -7,6 +7,7 @@ and what it says is told in one line without what it quotes, which may hold toke
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +24,18 @@ _MOST_SOURCES = 32
 
 class _Torn(Exception):
     """What was downloaded is not what is stored."""
+
+
+@contextlib.contextmanager
+def _torn_if_corrupt() -> Iterator[None]:
+    """A download that the store's own library found to be corrupt is tried again like one that was found so here."""
+    try:
+        yield
+    except RemoteError as error:
+        if error.kind != "corrupt":
+            raise
+        logger.warning("%s", error)
+        raise _Torn from None
 
 
 class RemoteFolder(RemoteObjects):
@@ -135,7 +148,7 @@ class RemoteFolder(RemoteObjects):
         place = self.path(name)
         for attempt in range(ATTEMPTS):
             with contextlib.suppress(_Torn), new_file(path) as temporary:
-                with explain(f"{self.url}/{name}", self.protocol):
+                with _torn_if_corrupt(), explain(f"{self.url}/{name}", self.protocol):
                     info = self.call("info", place)
                     more = {"concurrency": WORKERS, "chunk_size": CHUNK} if self.protocol == "gs" else {}
                     size = min(int(info["size"]), CHUNK)
