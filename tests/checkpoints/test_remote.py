@@ -256,7 +256,7 @@ def test_a_store_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
     begun = time.monotonic()
     with pytest.raises(RemoteError, match="does not answer"):
         store.delete("x")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     store.write("x", b"")
 
 
