@@ -56,10 +56,10 @@ test: setup ## run the whole test suite
 test-slow: setup ## run the longer sweeps too
 	$(BIN)/python -m pytest -n logical --dist worksteal -m ''
 
-chaos: setup ## kill trainings 500 times, stock Trainer beside, and play the fault matrix; an hour or two
+chaos: setup ## kill trainings 500 times, stock Trainer beside, and play the fault matrix, the network's included; two hours
 	PYTHONPATH=.:tests $(BIN)/python -m reliability.chaos
 	PYTHONPATH=.:tests $(BIN)/python -m reliability.sweeps
-	$(BIN)/python -m pytest -n logical --dist worksteal -m slow tests/reliability
+	$(BIN)/python -m pytest -n logical --dist worksteal -m slow tests/reliability tests/remote
 
 check: setup ## lint, format, types, layers and docs
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.export import ExportArguments
 from llmforge.configs.generation import GenerateArguments, GenerationArguments
 from llmforge.configs.model import ModelArguments
+from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.run import RunArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.configs.training import ForgeTrainingArguments
@@ -33,6 +34,7 @@ CONFIGS = (
     DataArguments,
     RunArguments,
     CheckpointArguments,
+    RemoteArguments,
     GenerationArguments,
     GenerateArguments,
     EvaluationArguments,

@@ -15,6 +15,7 @@ _HOME = {
     "BitsPerByte": "metrics",
     "CheckpointArguments": "configs.checkpoint",
     "CheckpointError": "errors",
+    "CheckpointSync": "callbacks.checkpoint_sync",
     "ConfigError": "errors",
     "DataArguments": "configs.data",
     "DataError": "errors",
@@ -38,6 +39,7 @@ _HOME = {
     "PreparedDataset": "data.prepared",
     "PretrainConfig": "configs.run",
     "Run": "history",
+    "RemoteArguments": "configs.remote",
     "RunArguments": "configs.run",
     "RunFolder": "runtime.run_folder",
     "RunLog": "callbacks.run_log",
@@ -69,6 +71,7 @@ __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from llmforge.build import build_trainer
+    from llmforge.callbacks.checkpoint_sync import CheckpointSync
     from llmforge.callbacks.divergence import Divergence
     from llmforge.callbacks.early_stopping import EarlyStopping
     from llmforge.callbacks.histograms import Histograms
@@ -83,6 +86,7 @@ if TYPE_CHECKING:
     from llmforge.configs.export import ExportArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
+    from llmforge.configs.remote import RemoteArguments
     from llmforge.configs.run import PretrainConfig, RunArguments
     from llmforge.configs.tokenizer import TokenizerArguments
     from llmforge.configs.training import ForgeTrainingArguments

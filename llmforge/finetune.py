@@ -22,6 +22,7 @@ from llmforge.configs.data import DataArguments
 from llmforge.configs.finetune import FinetuneArguments, FinetuneConfig
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.lora import LoraArguments
+from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.run import RunArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.configs.training import deferred_process_group
@@ -67,7 +68,7 @@ def parse_finetune(argv: Sequence[str] | None = None, recipe: str | None = None)
     transformers.utils.logging.disable_progress_bar()
     script = Path(recipe) if recipe else None
     classes = [FinetuneArguments, LoraArguments, DataArguments, FinetuneTrainingArguments]
-    classes += [CheckpointArguments, GenerationArguments, RunArguments]
+    classes += [CheckpointArguments, RemoteArguments, GenerationArguments, RunArguments]
     parser = ForgeParser(classes, dry_run=True, prog=f"python {script.name}" if script else "llmforge finetune")
     folder = script.parent / "configs" / script.stem if script else None
     with deferred_process_group():
@@ -80,6 +81,7 @@ def parse_finetune(argv: Sequence[str] | None = None, recipe: str | None = None)
         generation=parsed.get(GenerationArguments),
         run=parsed.get(RunArguments),
         checkpoint=parsed.get(CheckpointArguments),
+        remote=parsed.get(RemoteArguments),
         finetune=parsed.get(FinetuneArguments),
         lora=parsed.get(LoraArguments),
         name=f"{script.stem if script else 'finetune'}-{stem or 'model'}",
@@ -256,7 +258,7 @@ def finetune_model(config: FinetuneConfig) -> RunResult:
         logger.info("training %s of %s parameters", f"{trained:,}", f"{shape_size(config, data):,}")
         trainer = build_trainer(
             *(model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples),
-            *((), config.checkpoint),
+            *(run.callbacks, config.checkpoint),
         )
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         return finish(trainer, run, config, data, start)

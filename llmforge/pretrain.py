@@ -20,6 +20,7 @@ from llmforge.configs.data import DataArguments
 from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
+from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.run import PretrainConfig, RunArguments, RunConfig
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.configs.training import ForgeTrainingArguments, deferred_process_group
@@ -28,6 +29,7 @@ from llmforge.data.prepared import PreparedDataset, load_prepared
 from llmforge.data.sources.corpus import check_corpus
 from llmforge.errors import ConfigError
 from llmforge.evaluation import Evaluation, evaluate_on, report, result_path
+from llmforge.mirroring import check_remote, default_folder, is_remote
 from llmforge.model_folder import find_folder
 from llmforge.models import build_config, build_model, check_block_size, embedding_rows, get_preset
 from llmforge.optimizers import check_optimizer
@@ -66,7 +68,7 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
 
     script = Path(recipe) if recipe else None
     classes = [ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments]
-    classes += [CheckpointArguments, GenerationArguments, RunArguments]
+    classes += [CheckpointArguments, RemoteArguments, GenerationArguments, RunArguments]
     parser = ForgeParser(classes, dry_run=True, prog=f"python {script.name}" if script else "llmforge pretrain")
     folder = script.parent / "configs" / script.stem if script else None
     with deferred_process_group():
@@ -80,6 +82,7 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
         generation=parsed.get(GenerationArguments),
         run=parsed.get(RunArguments),
         checkpoint=parsed.get(CheckpointArguments),
+        remote=parsed.get(RemoteArguments),
         name=f"{script.stem if script else 'pretrain'}-{parsed.config_path.stem if parsed.config_path else model.preset}",
         dry_run=parsed.dry_run,
     )
@@ -100,6 +103,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
             or several machines without a folder in common.
         DataError: No corpus where one is needed.
         CheckpointError: ``--resume`` names a checkpoint that cannot be used.
+        StorageError: The store of ``--remote`` cannot be used.
     """
     config.checked = True
     check_trackers(config.training.report_to)
@@ -152,8 +156,11 @@ def check_run(config: RunConfig, width: int, named_folder: bool) -> None:
             )
         else:
             config.training.output_dir = None
+        _check_mirror(config)
         return
-    if not named_folder:
+    if not named_folder and is_remote(resume):
+        config.training.output_dir = default_folder(str(resume))
+    elif not named_folder:
         if resume in (None, "newest") or not Path(resume).is_dir():
             flag = "--eval_only" if resume is None else f"--resume {resume}"
             raise ConfigError(f"{flag} does not say which run.", "Give --output_dir with the run's folder.")
@@ -164,8 +171,17 @@ def check_run(config: RunConfig, width: int, named_folder: bool) -> None:
     settings, scaler = config.checkpoint, config.training.fp16
     if resume is None:
         find_folder(str(folder / FINAL), "--eval_only")
-    else:
+    elif not is_remote(resume) and not config.remote.remote:
         find_checkpoint(folder, resume, False, settings.allow_fresh_optimizer or config.run.eval_only, scaler)
+    _check_mirror(config)
+
+
+def _check_mirror(config: RunConfig) -> None:
+    """With `--no-background-upload` a step waits for the checkpoint before it, which is written and uploaded at once."""
+    if config.remote.remote and not config.remote.background_upload:
+        config.checkpoint.async_save = False
+    if not config.dry_run and not config.run.eval_only:
+        rank_zero_first()(lambda: check_remote(config))
 
 
 def _refuse_taken_folder(folder: Path) -> None:
@@ -235,7 +251,7 @@ def pretrain_model(config: PretrainConfig) -> RunResult:
         model = build_model(config.model, data.tokenizer, data.block_size, seed=config.training.seed)
         trainer = build_trainer(
             *(model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples),
-            *((), config.checkpoint),
+            *(run.callbacks, config.checkpoint),
         )
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
         return finish(trainer, run, config, data)

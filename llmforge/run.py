@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llmforge import mirroring
 from llmforge.callbacks.tracker import close_trackers
 from llmforge.checkpoints.drift import differences, refuse_drift, training_settings
 from llmforge.checkpoints.manifest import list_checkpoints
@@ -16,7 +17,7 @@ from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.run import RunConfig
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.data.prepared import PreparedDataset
-from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError, StorageError
+from llmforge.errors import EXIT_PREEMPTED, CheckpointError, ConfigError, LlmforgeError, StorageError
 from llmforge.models import count_hidden, count_parameters
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_rank, local_world_size, rank, rank_zero_first, world_size
@@ -69,9 +70,10 @@ def open_run(config: RunConfig, data: PreparedDataset) -> Iterator[RunFolder]:
 def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[RunFolder]:
     """The run with its records, from the start to any end."""
     training = config.training
-    handler = None
+    handler = mirror = None
     try:
         if config.run.resume:
+            rank_zero_first()(lambda: mirroring.fetch_records(config, path))
             handler = add_log_file(path / "run.log")  # which checkpoints are passed over, and why, belongs there
         # Read and hashed in one process of each machine, for all.
         found = rank_zero_first()(lambda: _find(path, config)) if config.run.resume else None
@@ -81,6 +83,7 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         training.run_name = training.run_name or path.name
         handler = handler or add_log_file(path / "run.log")
         run.begin()
+        mirror = mirroring.open_mirror(config, run)
     except OSError as error:
         remove_log_file(handler)
         raise StorageError(f"--output_dir {path} cannot be written: {error.strerror}.", "Choose another folder.") from error
@@ -107,27 +110,55 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         code = told.exit_code if told else EXIT_PREEMPTED if isinstance(error, KeyboardInterrupt) else 1
         by = f" by {error}" if error.args else ""
         reason = str(told) if told else f"interrupted{by}" if isinstance(error, KeyboardInterrupt) else repr(error)
-        _close(run, code, reason, heard=told is not None and not told.relayed, step=getattr(told, "step", None))
+        undelivered = mirroring.drain(mirror, config)
+        _close(run, code, reason, undelivered, told is not None and not told.relayed, getattr(told, "step", None))
         if isinstance(error, KeyboardInterrupt):
             logger.warning("interrupted%s; go on with --output_dir %s --resume", by, path)
+        if undelivered:
+            logger.warning("%s", _undelivered(undelivered, path))
         if told is not None and told is not error:
             raise told from error
         raise
     else:
         stop_signals.deferred = True  # it is finished
-        _close(run, 0, "finished")
+        undelivered = mirroring.drain(mirror, config)
+        failure = _undelivered(undelivered, path) if undelivered else None
+        _close(run, failure.exit_code if failure else 0, str(failure or "finished"), undelivered)
+        if failure:
+            raise failure
     finally:
+        mirroring.close(mirror)
         remove_log_file(handler)
         rank_zero_first().clear()
 
 
+def _undelivered(names: list[str], path: Path) -> StorageError:
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return StorageError(f"Not uploaded yet: {shown}.", f"llmforge checkpoints upload {path} --all does it, and so does --resume.")
+
+
 def _find(path: Path, config: RunConfig) -> str | None:
+    """The checkpoint to go on from, here or in the store."""
     settings, which = config.checkpoint, config.run.resume or "newest"
-    found = find_checkpoint(path, which, True, settings.allow_fresh_optimizer, config.training.fp16)
+    local, failure = None, None
+    try:
+        if not mirroring.is_remote(which):
+            local = find_checkpoint(path, which, True, settings.allow_fresh_optimizer, config.training.fp16)
+    except CheckpointError as error:
+        if which != "newest":
+            raise
+        failure = error
+    found = mirroring.restore(config, path, local)
+    if found is None and failure is not None:
+        raise failure
+    if found is not None and found != local:
+        find_checkpoint(path, found.name, True, settings.allow_fresh_optimizer, config.training.fp16)
     return str(found) if found else None
 
 
-def _close(run: RunFolder, code: int, reason: str, heard: bool = False, step: int | None = None) -> None:
+def _close(
+    run: RunFolder, code: int, reason: str, undelivered: Sequence[str] = (), heard: bool = False, step: int | None = None
+) -> None:
     """Record how the run ended; what a process knows first-hand (`heard`) it records on any rank.
 
     The step is the last one logged, where a better one is not known.
@@ -136,7 +167,7 @@ def _close(run: RunFolder, code: int, reason: str, heard: bool = False, step: in
         steps = [line["step"] for line in read_json_lines(run.path / METRICS) if "step" in line]
         committed = list_checkpoints(run.path)
         newest = committed[-1].name if committed else None
-        run.write_exit(code, reason, step if step is not None else steps[-1] if steps else None, heard, newest)
+        run.write_exit(code, reason, step if step is not None else steps[-1] if steps else None, heard, newest, undelivered)
     except (OSError, LlmforgeError) as error:
         if code == 0:
             raise
@@ -162,7 +193,7 @@ def _explain(error: BaseException, config: RunConfig) -> LlmforgeError | None:
 
 
 def _plain(config: RunConfig) -> dict[str, Any]:
-    names = ("model", "finetune", "lora", "tokenizer", "data", "generation", "run", "checkpoint")
+    names = ("model", "finetune", "lora", "tokenizer", "data", "generation", "run", "checkpoint", "remote")
     parts = {name: asdict(getattr(config, name)) for name in names if hasattr(config, name)}
     return {**parts, "training": config.training.to_dict()}
 

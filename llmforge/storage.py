@@ -34,6 +34,20 @@ _SYNCED_TOGETHER = 8
 #: Disk full, quota reached, file too large.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+#: A URL, its first group the protocol.
+URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` goes by a protocol; ``file://`` does not, it is a path like any other."""
+    match = URL.match(path)
+    return match is not None and match[1].lower() != "file"
+
+
+def local_path(path: str) -> str:
+    """A local path without ``file://``, and with the user's folder put in for ``~``."""
+    return path[len("file://") :] if path.lower().startswith("file://") else os.path.expanduser(path)
+
 
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable (a no-op where folders cannot be opened)."""

@@ -30,6 +30,8 @@ def main(argv=None):
             run=config.run,
             folder=run.path,
             max_eval_samples=config.data.max_eval_samples,
+            callbacks=run.callbacks,
+            saving=config.checkpoint,
         )
         trainer.train(resume_from_checkpoint=run.checkpoint)
         return llmforge.finish(trainer, run, config, data)

@@ -70,6 +70,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.configs.export import ExportArguments
     from llmforge.configs.generation import GenerateArguments, GenerationArguments
     from llmforge.configs.model import ModelArguments
+    from llmforge.configs.remote import RemoteArguments
     from llmforge.configs.run import RunArguments
     from llmforge.configs.tokenizer import TokenizerArguments
     from llmforge.configs.training import ForgeTrainingArguments
@@ -87,6 +88,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
             DataArguments,
             ForgeTrainingArguments,
             CheckpointArguments,
+            RemoteArguments,
             GenerationArguments,
             RunArguments,
         ],

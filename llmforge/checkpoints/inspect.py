@@ -4,10 +4,13 @@ llmforge checkpoints compare RUN NAME NAME
 llmforge checkpoints plot RUN --save loss.png
 llmforge checkpoints verify RUN
 llmforge checkpoints status RUN
+llmforge checkpoints upload RUN --all
+llmforge checkpoints download gs://bucket/prefix/RUN
 llmforge checkpoints prune RUN --keep 2
 
-Look at the checkpoints of a run, and tidy them. Only the JSON files of a checkpoint are read; its
-weights are only hashed (`verify`) or, as safetensors, compared (`compare`).
+Look at the checkpoints of a run, here or in a store by its URL; move and tidy them. Only the JSON
+files of a checkpoint are read; its weights are only hashed (`verify`) or, as safetensors, compared
+(`compare`).
 """
 
 from __future__ import annotations
@@ -23,14 +26,16 @@ from llmforge.checkpoints import render
 from llmforge.checkpoints.commit import delete
 from llmforge.checkpoints.compare import config_differences, weight_distances
 from llmforge.checkpoints.manifest import checkpoint_step, is_committed, verify
+from llmforge.checkpoints.outline import fetch_weights, place, readable, verify_remote
 from llmforge.checkpoints.retention import superfluous
+from llmforge.checkpoints.status import run_status
 from llmforge.checkpoints.summary import best_step, checkpoint_folders, find, summarise
-from llmforge.errors import CheckFailed, CheckpointError, ConfigError, DataError, LlmforgeError
+from llmforge.configs.source import without_secrets
+from llmforge.errors import CheckFailed, CheckpointError, ConfigError, LlmforgeError
 from llmforge.runtime.commands import run_command
-from llmforge.runtime.logs import console, printable
-from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD, holds_a_run
-from llmforge.runtime.run_lock import RunLock, holder
-from llmforge.storage import read_json
+from llmforge.runtime.devices import format_bytes
+from llmforge.runtime.logs import console, printable, set_up_logging
+from llmforge.runtime.run_lock import RunLock
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
         made = verbs.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.", allow_abbrev=False)
-        made.add_argument("run", metavar="RUN", type=Path, help="The run's folder.")
+        made.add_argument("run", metavar="RUN", type=place, help="The run's folder, or its URL in a store.")
         made.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
         return made
 
@@ -65,6 +70,13 @@ def parser() -> argparse.ArgumentParser:
     made = verb("verify", "read every file of a checkpoint and compare it with the manifest; exit code 7 if anything is wrong")
     made.add_argument("names", nargs="*", metavar="NAME", help=f"{name}; all if not given.")
     verb("status", "whether the run goes on, how it ended, and where it can be resumed")
+    made = verb("upload", "send checkpoints of a run that does not go on to its store, and what else is not there")
+    made.add_argument("names", nargs="*", metavar="NAME", help=name)
+    made.add_argument("--all", action="store_true", help="All committed checkpoints; what is there already is not sent again.")
+    made.add_argument("--remote", metavar="URL", help="Where to, as for pretrain; needed only if the run had no --remote.")
+    made = verb("download", "fetch a checkpoint of a run in a store, verified, into a folder to go on in with --resume")
+    made.add_argument("name", nargs="?", default="newest", help=f"{name}; default newest.")
+    made.add_argument("--output_dir", "--output-dir", type=Path, metavar="DIR", help="The run's folder; default runs/<its name>.")
     made = verb("prune", "delete old checkpoints, never the newest or the best")
     made.add_argument("--keep", type=int, required=True, metavar="N", help="How many committed checkpoints stay, at least 1.")
     made.add_argument("--dry_run", "--dry-run", action="store_true", help="Say what would go and delete nothing.")
@@ -82,7 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     actions = {"list": _list, "view": _view, "compare": _compare, "plot": _plot, "verify": _verify}
     actions |= {"status": _status, "prune": _prune}
-    actions[args.verb](args)
+    if args.verb in ("upload", "download"):
+        _move(args)
+        return
+    with readable(args.run) as args.folder:
+        args.url = None if isinstance(args.run, Path) else without_secrets(args.run)
+        actions[args.verb](args)
 
 
 def _tell(args: argparse.Namespace, value: Any, shown: Any) -> None:
@@ -94,27 +111,29 @@ def _tell(args: argparse.Namespace, value: Any, shown: Any) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    folders = checkpoint_folders(args.run)
-    best, items = best_step(folders), [summarise(path) for path in folders]
+    folders = checkpoint_folders(args.folder)
+    best, items = best_step(folders), [summarise(path, args.url) for path in folders]
     _tell(args, {"checkpoints": [render.as_json(item, best) for item in items]}, render.listing(items, best))
 
 
 def _view(args: argparse.Namespace) -> None:
-    item, best = _readable(find(args.run, args.name)), best_step(checkpoint_folders(args.run))
+    item, best = _readable(args, find(args.folder, args.name)), best_step(checkpoint_folders(args.folder))
     histories = {"loss_history": item.losses, "learning_rate_history": item.rates}
     whole = render.as_json(item, best) | histories | {"config": item.config, "system": item.system}
     _tell(args, whole, render.details(item, best))
 
 
 def _compare(args: argparse.Namespace) -> None:
-    folders = [find(args.run, name) for name in args.names]
+    folders = [find(args.folder, name) for name in args.names]
     if len(set(folders)) < 2:
         raise ConfigError(f"llmforge checkpoints compare {' '.join(args.names)}: that is one checkpoint.", "Give two or more.")
-    items = [_readable(path) for path in folders]
+    items = [_readable(args, path) for path in folders]
     names = sorted({name for item in items[1:] for name in config_differences(items[0].config, item.config)})
     differences = {name: [_setting(item.config, name) for item in items] for name in names}
+    if args.url and not args.no_weights:
+        fetch_weights(args.run, folders)
     distances = [] if args.no_weights else [weight_distances(folders[0], path) for path in folders[1:]]
-    best = best_step(checkpoint_folders(args.run))
+    best = best_step(checkpoint_folders(args.folder))
     value = {
         "checkpoints": [render.as_json(item, best) for item in items],
         "settings": differences,
@@ -131,7 +150,7 @@ def _setting(config: dict[str, Any], name: str) -> Any:
 
 
 def _plot(args: argparse.Namespace) -> None:
-    item = _readable(find(args.run, args.name))
+    item = _readable(args, find(args.folder, args.name))
     if not item.losses and not item.rates:
         raise CheckpointError(f"{item.path} has no history to draw: nothing was logged.")
     suffix = args.save.suffix.lower()
@@ -141,9 +160,9 @@ def _plot(args: argparse.Namespace) -> None:
     _tell(args, {"picture": str(args.save), "checkpoint": item.path.name}, render.cell(f"Wrote {args.save}"))
 
 
-def _readable(path: Path) -> Any:
+def _readable(args: argparse.Namespace, path: Path) -> Any:
     """A summary, refused where the checkpoint's own JSON cannot be read; other damage is `verify`'s to tell."""
-    item = summarise(path)
+    item = summarise(path, args.url)
     for problem in item.problems:
         if "damaged" in problem:
             raise CheckpointError(problem)
@@ -151,8 +170,8 @@ def _readable(path: Path) -> Any:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    folders = [find(args.run, name) for name in args.names] or checkpoint_folders(args.run)
-    problems = {path.name: verify(path) for path in folders}
+    folders = [find(args.folder, name) for name in args.names] or checkpoint_folders(args.folder)
+    problems = {path.name: verify_remote(args.run, path) if args.url else verify(path) for path in folders}
     bad = {name: found for name, found in problems.items() if found}
     lines = [f"{name}: {'; '.join(found) if found else 'sound'}" for name, found in problems.items()]
     _tell(args, {"checkpoints": problems, "sound": not bad}, render.lines(lines))
@@ -163,64 +182,35 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _status(args: argparse.Namespace) -> None:
-    run = args.run
-    if not run.is_dir() or not holds_a_run(run):
-        raise CheckpointError(f"{run} holds no run.", "Give the folder of a run.")
-    record, end = _record(run / RUN_RECORD), _record(run / EXIT_RECORD)
-    folders = [path for path in sorted(run.glob("checkpoint-*"), key=lambda path: checkpoint_step(path) or 0) if path.is_dir()]
-    folders = [path for path in folders if checkpoint_step(path) is not None]
-    committed = [path for path in folders if is_committed(path)]
-    who, best = holder(run), best_step(folders)
-    value = {
-        "run": run.resolve().name,
-        "run_id": record.get("run_id"),
-        "state": _state(who is not None, end),
-        "process": None if who is None else str(who),
-        "exit_code": end.get("exit_code"),
-        "reason": end.get("reason"),
-        "ended": end.get("time"),
-        "step": end.get("step"),
-        "newest_committed": committed[-1].name if committed else None,
-        "best": None if best is None else f"checkpoint-{best}",
-        "checkpoints": len(committed),
-        "not_committed": [path.name for path in folders if path not in committed],
-        "undelivered_uploads": end.get("undelivered_uploads", []),
-    }
-    shown = {name: ", ".join(item) or None if isinstance(item, list) else item for name, item in value.items()}
-    _tell(args, value, render.standing({name: item for name, item in shown.items() if item is not None}))
+    value = run_status(args.folder, args.url)
+    _tell(args, value, render.standing(value))
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """A record of the run; empty where there is none.
+def _move(args: argparse.Namespace) -> None:
+    from llmforge.checkpoints.transfer import download, upload  # with fsspec behind it, which the other verbs do without
 
-    Raises:
-        CheckpointError: It is damaged.
-    """
-    if not path.exists():
-        return {}
-    try:
-        value = read_json(path) if path.is_file() else None
-    except (DataError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: it is no JSON.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no object.")
-    return value
-
-
-def _state(running: bool, end: dict[str, Any]) -> str:
-    """In one word, or what the absence of an exit record means."""
-    if running:
-        return "running"
-    if not end:
-        return "killed: no process holds it, and none wrote how it ended"
-    return {0: "finished", 75: "interrupted: go on with --resume"}.get(end.get("exit_code", 1), "failed")
+    set_up_logging()
+    if args.verb == "download":
+        url = args.run if isinstance(args.run, str) else args.run.resolve().as_uri()
+        value = download(url, args.name, args.output_dir)
+        shown = f"{value['checkpoint']}: {format_bytes(value['bytes'])} from {value['from']}"
+    elif isinstance(args.run, str):
+        raise ConfigError(
+            f"upload takes a folder of this machine, not {without_secrets(args.run)}.", "Give the run's folder first."
+        )
+    else:
+        value = upload(args.run, args.names, args.all, args.remote)
+        shown = f"{len(value['uploaded'])} checkpoints at {value['remote']}, {format_bytes(value['bytes'])} sent"
+    _tell(args, value, render.cell(shown))
 
 
 def _prune(args: argparse.Namespace) -> None:
+    if args.url:
+        raise ConfigError(f"prune deletes in a folder of this machine, not in {args.url}.", "There --remote_total_limit does.")
     if args.keep < 1:
         raise ConfigError(f"--keep {args.keep} would keep none.", "Give at least 1.")
-    folders = checkpoint_folders(args.run)
-    lock = None if args.dry_run else RunLock(args.run)  # a run that goes on minds its own
+    folders = checkpoint_folders(args.folder)
+    lock = None if args.dry_run else RunLock(args.folder)  # a run that goes on minds its own
     try:
         by_step = {checkpoint_step(path) or 0: path for path in folders if is_committed(path)}
         best = best_step(folders)

@@ -102,10 +102,23 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError(f"it is larger than {_MOST_BYTES} bytes")
-        text = path.read_text(encoding="utf-8")
-        return _parse(json.loads(text, object_pairs_hook=_unique), text)
-    except (OSError, ValueError, RecursionError) as error:
+        content = path.read_bytes()
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
+    return parse_manifest(content, str(path))
+
+
+def parse_manifest(content: bytes, shown: str) -> Manifest:
+    """A manifest from the bytes of its file, which lies at `shown`, here or in a store.
+
+    Raises:
+        CheckpointError: As `read_manifest`.
+    """
+    try:
+        text = content.decode("utf-8")
+        return _parse(json.loads(text, object_pairs_hook=_unique), text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{shown} is damaged: {error}.") from error
 
 
 def verify(folder: Path, deep: bool = True) -> list[str]:
@@ -185,7 +198,9 @@ def _parse(value: Any, text: str) -> Manifest:
         raise ValueError("it has no run_id and step")
     files = {}
     for name, entry in value["files"].items():
-        _check_name(name)
+        check_name(name)
+        if name == MANIFEST:
+            raise ValueError(f"{name!r} is no name of a file in a checkpoint")
         size, digest = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
         if not _is_count(size) or not isinstance(digest, str) or not _HASH.fullmatch(digest):
             raise ValueError(f"{name!r} has no size and SHA-256")
@@ -201,9 +216,13 @@ def _is_count(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _check_name(name: str) -> None:
-    """Refuse a name that could mean a file outside the checkpoint, here or where it is downloaded to."""
+def check_name(name: str) -> None:
+    """Refuse a name that could mean a file outside the folder it is in, here or where it is downloaded to.
+
+    Raises:
+        ValueError: It is absolute, leads upwards, or holds a backslash or a control character.
+    """
     parts = PurePosixPath(name).parts
     plain = bool(name) and "/".join(parts) == name and not {".", ".."} & set(parts)
-    if not plain or name.startswith("/") or re.search(r"[\\\x00-\x1f\x7f]|^[A-Za-z]:", name) or name == MANIFEST:
+    if not plain or name.startswith("/") or re.search(r"[\\\x00-\x1f\x7f]|^[A-Za-z]:", name):
         raise ValueError(f"{name!r} is no name of a file in a checkpoint")

@@ -131,9 +131,35 @@ def comparison(
     return Group(*spaced[:-1])
 
 
-def standing(values: Mapping[str, Any]) -> Table:
-    """How a run stands."""
-    return _pairs(str(values["run"]), {name.replace("_", " "): value for name, value in values.items() if name != "run"})
+def standing(values: Mapping[str, Any]) -> Any:
+    """How a run stands, as `status.run_status` tells it; what is not known has no row."""
+    from rich.console import Group
+    from rich.table import Table
+
+    shown = {name: ", ".join(value) or None if isinstance(value, list) else value for name, value in _rows(values).items()}
+    rows = {name.replace("_", " "): value for name, value in shown.items() if value is not None and name != "run"}
+    if not values.get("uploads"):
+        return _pairs(str(values["run"]), rows)
+    table = Table(box=None, pad_edge=False)
+    for column in ("checkpoint", "here", "in the store", "sent", "took", "attempts", ""):
+        table.add_column(column, justify="right" if column in ("sent", "took", "attempts") else "left")
+    for item in values["uploads"]:
+        sent, took = (
+            format_bytes(item["bytes"]) if item["bytes"] else None,
+            f"{item['seconds']:.1f} s" if item["seconds"] else None,
+        )
+        line = (item["name"], item["here"], item["remote"], sent, took, item["attempts"] or None, item["error"] or "")
+        table.add_row(*(cell(value) for value in line))
+    failed = [f"{name}: {error}" for name, error in values["failed_files"].items()]
+    return Group(_pairs(str(values["run"]), rows), cell(""), table, *(cell(line) for line in failed))
+
+
+def _rows(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `status.run_status` has a row of its own."""
+    rate = values.get("bytes_per_second")
+    told = {name: value for name, value in values.items() if name not in ("uploads", "failed_files", "bytes_per_second")}
+    told["superseded_uploads"] = told.get("superseded_uploads") or None
+    return told | ({"upload_rate": f"{format_bytes(rate)}/s"} if rate else {})
 
 
 def lines(texts: Sequence[str]) -> Any:
@@ -147,7 +173,7 @@ def as_json(item: Summary, best: int | None) -> dict[str, Any]:
     """A checkpoint as an object for ``--json``."""
     return {
         "name": item.path.name,
-        "path": str(item.path),
+        "path": item.place,
         "step": item.step,
         "state": item.state,
         "problems": item.problems,

@@ -31,7 +31,8 @@ class Summary:
     """One checkpoint.
 
     Attributes:
-        path: Its folder.
+        path: Its folder, or what was fetched of it.
+        place: Where it is: its folder, or its URL.
         step: Optimizer steps done.
         committed: Whether it has a manifest.
         problems: What names and sizes tell against it, and JSON that cannot be read; nothing is hashed.
@@ -49,6 +50,7 @@ class Summary:
     """
 
     path: Path
+    place: str
     step: int
     committed: bool
     problems: list[str]
@@ -123,8 +125,12 @@ def best_step(folders: Sequence[Path]) -> int | None:
     return None
 
 
-def summarise(path: Path) -> Summary:
-    """Read what a checkpoint says of itself; what cannot be read is among its problems."""
+def summarise(path: Path, run: str | None = None) -> Summary:
+    """Read what a checkpoint says of itself; what cannot be read is among its problems.
+
+    Args:
+        run: The URL of its run, where `path` is an outline of what is there.
+    """
     committed = is_committed(path)
     problems = verify(path, deep=False) if committed else []
     parts: list[dict[str, Any]] = []
@@ -162,6 +168,7 @@ def summarise(path: Path) -> Summary:
     files = [item for item in path.rglob("*") if item.is_file() and not item.is_symlink()]
     return Summary(
         path=path,
+        place=str(path) if run is None else f"{run}/{path.name}",
         step=step,
         committed=committed,
         problems=problems,

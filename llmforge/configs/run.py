@@ -10,6 +10,7 @@ from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
+from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.errors import ConfigError
 
@@ -91,6 +92,7 @@ class RunConfig:
     generation: GenerationArguments = field(default_factory=GenerationArguments)
     run: RunArguments = field(default_factory=RunArguments)
     checkpoint: CheckpointArguments = field(default_factory=CheckpointArguments)
+    remote: RemoteArguments = field(default_factory=RemoteArguments)
     name: str = "pretrain"
     dry_run: bool = False
     checked: bool = False

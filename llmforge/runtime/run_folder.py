@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class RunFolder:
         run_id: The run's identity, kept when it is resumed.
         checkpoint: The checkpoint to resume from, None for a fresh start.
         is_main: Whether this process writes the records.
+        callbacks: What is to hear of its training, for `build_trainer`: the mirror in a store, where there is one.
     """
 
     def __init__(self, path: Path, is_main: bool = True, checkpoint: Path | None = None):
@@ -87,6 +88,7 @@ class RunFolder:
         self.is_main = is_main
         self.checkpoint = checkpoint
         self.started = time.time()
+        self.callbacks: list[Any] = []
         record = self.path / RUN_RECORD
         self.run_id: str = read_json(record)["run_id"] if record.exists() else uuid.uuid4().hex[:12]
 
@@ -111,8 +113,16 @@ class RunFolder:
                 if record.pop("final", None) is not None:
                     write_json(self.path / RUN_RECORD, record)
 
-    def write_exit(self, code: int, reason: str, step: int | None = None, heard: bool = False, newest: str | None = None) -> None:
-        """Write ``exit.json``: exit code, reason, last step, newest committed checkpoint.
+    def write_exit(
+        self,
+        code: int,
+        reason: str,
+        step: int | None = None,
+        heard: bool = False,
+        newest: str | None = None,
+        undelivered: Sequence[str] = (),
+    ) -> None:
+        """Write ``exit.json``: exit code, reason, last step, newest committed checkpoint, what is undelivered of the mirror.
 
         Of several processes the one that failed knows why; the others only see that it is gone. So
         one that knows (`heard`) writes whatever its rank, and the first record of an end stays.
@@ -125,7 +135,7 @@ class RunFolder:
                     "reason": reason,
                     "step": step,
                     "newest_checkpoint": newest,
-                    "undelivered_uploads": [],
+                    "undelivered_uploads": list(undelivered),
                     "seconds": round(time.time() - self.started, 1),
                     "time": timestamp(),
                 },

@@ -11,9 +11,10 @@ from pathlib import Path
 from llmforge.configs.source import Source, without_secrets
 from llmforge.data.documents import Account
 from llmforge.data.sources.kinds import archive_kind, is_minified, kind_of, reason_by_folders, whole_characters
-from llmforge.data.sources.remote import RemoteFile, is_url, local_path, remote_file, remote_files
+from llmforge.data.sources.remote import RemoteFile, remote_file, remote_files
 from llmforge.data.sources.walk import depth_of, fixed_part, has_magic, matcher, names_its_files, walk
 from llmforge.errors import ConfigError, DataError
+from llmforge.storage import is_url, local_path
 
 _BOOK_IDS = re.compile(r"\s*\d+(?:[\s,]+\d+)*\s*")
 

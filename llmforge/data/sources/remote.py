@@ -21,7 +21,7 @@ from llmforge.data.sources.kinds import harmless_name
 from llmforge.data.sources.streams import CHUNK
 from llmforge.data.sources.walk import fixed_part, has_magic
 from llmforge.errors import DataError, StorageError
-from llmforge.storage import PARTIAL_PREFIX, cache_root, is_disk_full, read_json, write_json
+from llmforge.storage import PARTIAL_PREFIX, URL, cache_root, is_disk_full, read_json, write_json
 
 #: The package behind each protocol, and what to install for it.
 PROTOCOLS = {
@@ -33,7 +33,6 @@ PROTOCOLS = {
     "https": ("aiohttp", "aiohttp"),
     "memory": ("fsspec", "fsspec"),
 }
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 #: What stores call the version of a file, best first; with its size it says whether the file is still the same.
 _VERSIONS = (
     "etag ETag md5Hash Content-MD5 crc32c Digest generation VersionId LastModified last_modified Last-Modified updated mtime "
@@ -47,24 +46,13 @@ _SIGNING = re.compile(
 DELAYS = (0.5, 2.0)
 
 
-def is_url(path: str) -> bool:
-    """Whether `path` goes by a protocol; ``file://`` does not, it is a path like any other."""
-    match = _URL.match(path)
-    return match is not None and match[1].lower() != "file"
-
-
-def local_path(path: str) -> str:
-    """A local path without ``file://``, and with the user's folder put in for ``~``."""
-    return path[len("file://") :] if path.lower().startswith("file://") else os.path.expanduser(path)
-
-
 def check_protocol(url: str) -> None:
     """See that the URL's protocol can be spoken, without importing anything.
 
     Raises:
         DataError: An unknown protocol, or one whose package is not installed.
     """
-    match = _URL.match(url)
+    match = URL.match(url)
     known = PROTOCOLS.get(match[1].lower()) if match else None
     if known is None:
         raise DataError(f"{without_secrets(url)}: unknown protocol.", f"Use a path, or one of {', '.join(PROTOCOLS)}.")

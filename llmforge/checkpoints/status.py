@@ -1,0 +1,105 @@
+"""`llmforge checkpoints status`: how a run stands, here and in its store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmforge.checkpoints.manifest import checkpoint_step, is_committed
+from llmforge.checkpoints.summary import best_step
+from llmforge.checkpoints.uploads import Record, Upload, read_uploads, undelivered
+from llmforge.errors import CheckpointError, DataError
+from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD, holds_a_run
+from llmforge.runtime.run_lock import holder
+from llmforge.storage import read_json
+
+
+def run_status(run: Path, url: str | None = None) -> dict[str, Any]:
+    """How a run stands, for ``--json``.
+
+    Args:
+        run: Its folder, or the outline of one in a store.
+        url: Where that store is; None for a folder of this machine.
+
+    Raises:
+        CheckpointError: No run, or a record of it is damaged.
+    """
+    if not run.is_dir() or not holds_a_run(run):
+        raise CheckpointError(f"{run} holds no run.", "Give the folder of a run.")
+    record, end = read_record(run / RUN_RECORD), read_record(run / EXIT_RECORD)
+    folders = [path for path in sorted(run.glob("checkpoint-*"), key=lambda path: checkpoint_step(path) or 0) if path.is_dir()]
+    folders = [path for path in folders if checkpoint_step(path) is not None]
+    committed = [path for path in folders if is_committed(path)]
+    who, best = holder(run) if url is None else None, best_step(folders)
+    record_of_uploads = read_uploads(run) if url is None else None
+    waiting = end.get("undelivered_uploads", []) if record_of_uploads is None else undelivered(run, record_of_uploads)
+    return {
+        "run": run.resolve().name,
+        "run_id": record.get("run_id"),
+        "state": _state(who is not None, end, url is not None),
+        "process": None if who is None else str(who),
+        "exit_code": end.get("exit_code"),
+        "reason": end.get("reason"),
+        "ended": end.get("time"),
+        "step": end.get("step"),
+        "newest_committed": committed[-1].name if committed else None,
+        "best": None if best is None else f"checkpoint-{best}",
+        "checkpoints": len(committed),
+        "not_committed": [path.name for path in folders if path not in committed],
+        "undelivered_uploads": waiting,
+        **_mirror(run, folders, record_of_uploads, who is not None, url),
+    }
+
+
+def _mirror(run: Path, folders: list[Path], record: Record | None, running: bool, url: str | None) -> dict[str, Any]:
+    """What is known of the store: by the record of this machine, or, of a URL, by the store itself."""
+    if record is None:
+        return {"remote": url}
+    here = {path.name: "committed" if is_committed(path) else "not committed" for path in folders}
+    names = sorted({*here, *record.checkpoints}, key=lambda name: checkpoint_step(Path(name)) or 0)
+    done = [upload for upload in record.checkpoints.values() if upload.state == "done" and upload.bytes]
+    seconds = sum(upload.seconds for upload in done)
+    return {
+        "remote": record.remote,
+        "superseded_uploads": record.superseded,
+        "bytes_per_second": round(sum(upload.bytes for upload in done) / seconds) if seconds else None,
+        "uploads": [_standing(name, here.get(name), record.checkpoints.get(name), running) for name in names],
+        "failed_files": {name: upload.error for name, upload in record.files.items() if upload.state == "failed"},
+    }
+
+
+def _standing(name: str, here: str | None, upload: Upload | None, running: bool) -> dict[str, Any]:
+    """A checkpoint here and in the store."""
+    known = upload or Upload(state="queued")
+    # What a process left uploading that is no more is sent by the next one.
+    state = "queued" if known.state == "uploading" and not running else known.state
+    told = {"name": name, "here": here, "remote": state if upload or here == "committed" else None}
+    return told | {field: getattr(known, field) for field in ("bytes", "seconds", "attempts", "error", "time")}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record of the run; empty where there is none.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        value = read_json(path) if path.is_file() else None
+    except (DataError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: it is no JSON.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no object.")
+    return value
+
+
+def _state(running: bool, end: dict[str, Any], remote: bool) -> str:
+    """In one word, or what the absence of an exit record means."""
+    if running:
+        return "running"
+    if not end:
+        return (
+            "no end recorded: it goes on, or was killed" if remote else "killed: no process holds it, and none wrote how it ended"
+        )
+    return {0: "finished", 75: "interrupted: go on with --resume"}.get(end.get("exit_code", 1), "failed")

@@ -1,0 +1,163 @@
+"""A run and its mirror in a store: checked before anything slow, restored from at a resume, drained at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmforge.callbacks.checkpoint_sync import CheckpointSync
+from llmforge.checkpoints.courier import Courier
+from llmforge.checkpoints.manifest import checkpoint_step
+from llmforge.checkpoints.mirrored import split_url
+from llmforge.checkpoints.sync import Mirror
+from llmforge.configs.remote import shown_url
+from llmforge.configs.run import RunConfig
+from llmforge.errors import CheckpointError, ConfigError
+from llmforge.runtime.launch import local_world_size, on_first_machine, rank, world_size
+from llmforge.runtime.logs import logger
+from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder
+from llmforge.runtime.signals import stop_signals
+from llmforge.storage import read_json
+
+#: Seconds that are left for uploads once the run was asked to stop: schedulers kill after 30.
+_GRACE = 20.0
+#: Seconds for the record of the end.
+_LAST_WORDS = 10.0
+
+
+def is_remote(resume: str | None) -> bool:
+    """Whether ``--resume`` was given a URL."""
+    return resume is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", resume) is not None
+
+
+def default_folder(resume: str) -> str:
+    """Where a run goes on whose URL alone is given."""
+    return str(RUNS_ROOT / split_url(resume)[0].rpartition("/")[2])
+
+
+def mirror_url(config: RunConfig) -> str | None:
+    """The run's place in the store, ``<--remote>/<last component of --output_dir>``; None without ``--remote``."""
+    name = Path(config.training.output_dir).resolve().name if config.training.output_dir else config.name
+    return f"{config.remote.remote}/{name}" if config.remote.remote else None
+
+
+def _source(config: RunConfig) -> tuple[str, str] | None:
+    """Where else than on the disk there may be something to resume from, and what."""
+    if is_remote(config.run.resume):
+        return split_url(str(config.run.resume))
+    url = mirror_url(config)
+    return (url, "newest") if url and config.run.resume == "newest" else None
+
+
+@contextlib.contextmanager
+def _courier(url: str) -> Iterator[Courier]:
+    courier = Courier(url)
+    try:
+        yield courier
+    finally:
+        courier.close()
+
+
+def check_remote(config: RunConfig) -> None:
+    """See that the store can be written, read and deleted from, and that no other run is where this one goes.
+
+    Raises:
+        ConfigError: Another run is there; or several machines, each of which would restore for itself.
+        StorageError: The store cannot be used.
+    """
+    url = mirror_url(config)
+    if not on_first_machine():
+        return
+    if is_remote(config.run.resume) and world_size() > local_world_size():
+        raise ConfigError(
+            f"--resume {shown_url(str(config.run.resume))} on several machines.",
+            "Fetch it once, by llmforge checkpoints download, into the --output_dir that all of them see.",
+        )
+    if url is None:
+        return
+    with _courier(url) as courier:
+        logger.info("mirror: %s, background upload %s", courier.url, "on" if config.remote.background_upload else "off")
+        courier.ask("probe")
+        if config.training.output_dir and not config.run.resume:
+            courier.ask("refuse_other_run", None)
+
+
+def fetch_records(config: RunConfig, path: Path) -> None:
+    """Bring ``run.json``, ``run.log`` and the like to a machine that has none of them."""
+    source = _source(config)
+    if source is not None and not (path / RUN_RECORD).exists() and world_size() == local_world_size():
+        with _courier(source[0]) as courier:
+            courier.ask("records", str(path))
+
+
+def restore(config: RunConfig, path: Path, local: Path | None) -> Path | None:
+    """The checkpoint to go on from: `local`, or one from the store that is newer, or exactly the one that was named.
+
+    Args:
+        local: The newest sound one here.
+
+    Raises:
+        CheckpointError: What was named is not there, or is damaged.
+        ConfigError: The store holds another run.
+        StorageError: The store cannot be read, or the disk not written.
+    """
+    source = _source(config)
+    if source is None or world_size() > local_world_size():
+        return local
+    url, which = source
+    named = is_remote(config.run.resume)
+    above = -1 if named or local is None else checkpoint_step(local) or 0
+    with _courier(url) as courier:
+        found = courier.ask("restore", str(path), which, above)
+    if found is None and named:
+        raise CheckpointError(f"--resume {courier.url}: there is no checkpoint there.", "Check the URL of the run.")
+    if named and config.remote.remote is None:
+        logger.warning("what is trained from here on is not mirrored; --remote does that")
+    return Path(found) if found is not None else local
+
+
+def open_mirror(config: RunConfig, run: RunFolder) -> Mirror | None:
+    """The mirror of a run, in its first process, and in `run.callbacks` what hangs it on the training; None without one.
+
+    Raises:
+        ConfigError: Another run is where this one goes.
+        StorageError: The store cannot be read.
+    """
+    url = mirror_url(config)
+    if url is None or rank() != 0:
+        return None
+    courier = Courier(url)
+    try:
+        courier.ask("refuse_other_run", _known_id(run))
+    except BaseException:
+        courier.close()
+        raise
+    mirror = Mirror(run.path, courier, config.remote, run.run_id)
+    run.callbacks.append(CheckpointSync(mirror))
+    return mirror
+
+
+def _known_id(run: RunFolder) -> str:
+    record = run.path / RUN_RECORD
+    return str(read_json(record)["run_id"]) if record.exists() else run.run_id
+
+
+def drain(mirror: Mirror | None, config: RunConfig) -> list[str]:
+    """Wait for what is not uploaded yet, within bounds, and return what was not; a second Ctrl-C ends it."""
+    if mirror is None:
+        return []
+    try:
+        return mirror.drain(config.remote.drain_seconds, lambda: _GRACE if stop_signals.asked else None)
+    except KeyboardInterrupt:
+        return mirror.undelivered()
+
+
+def close(mirror: Mirror | None) -> None:
+    """Send the record of the end, too, and end the mirror."""
+    if mirror is not None:
+        try:
+            mirror.send_last(0.0 if stop_signals.insisted else _LAST_WORDS)
+        finally:
+            mirror.close()

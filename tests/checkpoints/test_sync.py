@@ -1,0 +1,355 @@
+"""The mirror: nothing waits for it, nothing that matters is left out, and its record tells the truth."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from checkpoints.stores import checkpoint
+
+from llmforge.checkpoints import courier as couriers
+from llmforge.checkpoints import sync
+from llmforge.checkpoints.courier import Courier
+from llmforge.checkpoints.failures import RemoteError
+from llmforge.checkpoints.manifest import list_checkpoints
+from llmforge.checkpoints.mirrored import remote_checkpoints
+from llmforge.checkpoints.remote import RemoteFolder
+from llmforge.checkpoints.sync import Mirror
+from llmforge.checkpoints.uploads import Uploads, read_uploads
+from llmforge.configs.remote import RemoteArguments
+
+
+class Link(Courier):
+    """A courier whose link can be cut (`down`), or held (`gate` is cleared)."""
+
+    def __init__(self, url):
+        super().__init__(url)
+        self.down = False
+        self.gate = threading.Event()
+        self.gate.set()
+        self.asked: Counter[str] = Counter()
+        self.over = False
+
+    def ask(self, task, *arguments):
+        self.asked[task] += 1
+        while not self.gate.wait(0.05):
+            if self.over:
+                raise RemoteError("it is over")
+        if self.down:
+            raise RemoteError("no link")
+        return super().ask(task, *arguments)
+
+    def close(self):
+        self.over = True
+        super().close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(sync, "BACKOFF", (0.05, 0.2))
+    monkeypatch.setattr(sync, "ROUND", 0.1)
+
+
+@pytest.fixture
+def run(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def mirror(run, tmp_path):
+    made = []
+
+    def make(start=True, **settings) -> Mirror:
+        mirror = Mirror(run, Link(f"file://{tmp_path}/store/run"), RemoteArguments(**settings), "run")
+        made.append(mirror)
+        if start:
+            mirror.start()
+        return mirror
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def remote(tmp_path):
+    return RemoteFolder(f"file://{tmp_path}/store/run")
+
+
+def until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.01)
+
+
+def states(run: Path) -> dict[str, str]:
+    record = json.loads((run / "uploads.json").read_text())
+    return {name: upload["state"] for name, upload in record["checkpoints"].items()}
+
+
+def test_what_is_committed_goes_to_the_store_and_is_noted(run, mirror, remote):
+    it = mirror()
+    (run / "metrics.jsonl").write_text('{"step": 5}\n')
+    (run / "final").mkdir()
+    (run / "final" / "config.json").write_text("{}")
+    it.add(checkpoint(run, 5))
+    assert it.drain(60) == []
+    it.close()
+    assert remote_checkpoints(remote) == ["checkpoint-5"]
+    assert {"metrics.jsonl", "final/config.json"} <= set(remote.names())
+    record = json.loads((run / "uploads.json").read_text())
+    assert record["remote"] == remote.url
+    upload = record["checkpoints"]["checkpoint-5"]
+    assert (upload["state"], upload["attempts"], upload["error"]) == ("done", 1, None)
+    assert upload["bytes"] == sum(path.stat().st_size for path in (run / "checkpoint-5").iterdir())
+    assert record["files"]["metrics.jsonl"]["state"] == "done"
+
+
+def test_records_go_again_when_they_changed_and_not_otherwise(run, mirror, remote):
+    it = mirror()
+    (run / "metrics.jsonl").write_text("1\n")
+    assert it.drain(60) == []
+    sent = it.courier.asked["put"]
+    it.refresh(at_once=True)
+    time.sleep(0.3)
+    assert it.courier.asked["put"] == sent
+    (run / "metrics.jsonl").write_text("1\n2\n")
+    it.refresh()
+    until(lambda: remote.read("metrics.jsonl") == b"1\n2\n")
+
+
+def test_a_save_does_not_wait_for_the_link_and_what_waits_is_pinned(run, mirror, remote):
+    it = mirror()
+    it.courier.gate.clear()
+    begun = time.monotonic()
+    it.add(checkpoint(run, 5))
+    assert time.monotonic() - begun < 5
+    assert it.pinned() == {5}
+    until(lambda: states(run)["checkpoint-5"] == "uploading" or it.courier.asked["withdraw_after"])
+    assert it.drain(0.3) == ["checkpoint-5"]
+    it.courier.gate.set()
+    assert it.drain(60) == []
+    assert it.pinned() == set()
+
+
+def test_without_background_a_save_waits_for_its_upload_and_not_for_a_store_that_fails(run, mirror, remote):
+    it = mirror(background_upload=False)
+    it.add(checkpoint(run, 5))
+    assert remote_checkpoints(remote) == ["checkpoint-5"]
+    it.courier.down = True
+    begun = time.monotonic()
+    it.add(checkpoint(run, 10))
+    assert time.monotonic() - begun < 20
+    assert states(run)["checkpoint-10"] == "failed"
+
+
+def test_a_link_slower_than_the_saves_leaves_out_what_is_old_but_not_the_best(run, mirror, remote):
+    """At most `upload_queue` wait besides the one on its way; what is left out is counted, and its disk free."""
+    it = mirror(remote_total_limit=0)
+    it.add(checkpoint(run, 1))
+    assert it.drain(60) == []
+    it.courier.gate.clear()
+    it.add(checkpoint(run, 2))
+    until(lambda: it._active == "checkpoint-2")
+    for step in range(3, 9):
+        it.add(checkpoint(run, step, best=4 if step >= 4 else None))
+        assert len(it.pinned()) <= 3
+    assert it.pinned() == {2, 4, 8}
+    assert json.loads((run / "uploads.json").read_text())["superseded"] == 4
+    assert [name for name, state in states(run).items() if state == "superseded"] == [f"checkpoint-{n}" for n in (3, 5, 6, 7)]
+    it.courier.gate.set()
+    assert it.drain(60) == []
+    assert remote_checkpoints(remote) == [f"checkpoint-{n}" for n in (1, 2, 4, 8)]
+
+
+def test_a_store_that_fails_is_tried_again_until_it_mends(run, mirror, remote, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
+    it = mirror()
+    it.courier.down = True
+    it.add(checkpoint(run, 5))
+    (run / "metrics.jsonl").write_text("1\n")
+    until(lambda: it.courier.asked["withdraw_after"] >= 3)
+    assert it.undelivered() == ["checkpoint-5", "metrics.jsonl"]
+    it.courier.down = False
+    assert it.drain(60) == []
+    assert remote_checkpoints(remote) == ["checkpoint-5"]
+    # Once, however often it was tried; a record may have been caught twice.
+    told = {id(record): record.getMessage() for record in caplog.records if "no link" in record.getMessage()}
+    assert sorted(told.values()) == sorted(set(told.values()))
+
+
+def test_the_end_waits_within_its_bound_and_says_what_is_left(run, mirror):
+    it = mirror()
+    it.courier.gate.clear()
+    it.add(checkpoint(run, 5))
+    (run / "metrics.jsonl").write_text("1\n")
+    begun = time.monotonic()
+    assert it.drain(0.5) == ["checkpoint-5", "metrics.jsonl"]
+    assert 0.4 < time.monotonic() - begun < 20
+    begun = time.monotonic()
+    assert it.drain(60, lambda: 0.3) == ["checkpoint-5", "metrics.jsonl"]
+    assert time.monotonic() - begun < 20
+    it.close()
+    assert states(run)["checkpoint-5"] in ("queued", "failed")
+    assert not list(run.glob(".partial-*"))
+
+
+def test_the_next_start_delivers_what_the_last_one_could_not(run, mirror, remote):
+    first = mirror()
+    first.courier.down = True
+    first.add(checkpoint(run, 5))
+    (run / "metrics.jsonl").write_text("1\n")
+    assert first.drain(0.3) == ["checkpoint-5", "metrics.jsonl"]
+    first.close()
+    second = mirror()
+    assert second.drain(60) == []
+    assert remote_checkpoints(remote) == ["checkpoint-5"]
+    second.close()
+    third = mirror()
+    assert third.drain(60) == []
+    assert third.courier.asked["send_checkpoint"] == third.courier.asked["put"] == 0
+
+
+def test_a_checkpoint_that_is_damaged_here_holds_nothing_up_and_is_not_called_delivered(run, mirror, remote):
+    it = mirror()
+    path = checkpoint(run, 5)
+    (path / "config.json").write_text("broken")
+    it.add(path)
+    it.add(checkpoint(run, 10))
+    assert it.drain(60) == ["checkpoint-5"]
+    it.close()
+    assert remote_checkpoints(remote) == ["checkpoint-10"]
+    assert "damaged" in json.loads((run / "uploads.json").read_text())["checkpoints"]["checkpoint-5"]["error"]
+    assert it.pinned() == set()
+
+
+def test_the_store_keeps_the_newest_and_the_best_and_nothing_of_others(run, mirror, remote):
+    it = mirror(remote_total_limit=2)
+    for step in (5, 10, 15, 20):
+        it.add(checkpoint(run, step, best=5))
+        assert it.drain(60) == []
+    it.close()
+    assert remote_checkpoints(remote) == ["checkpoint-5", "checkpoint-20"]
+    assert states(run) == {
+        **{"checkpoint-5": "done", "checkpoint-10": "deleted"},
+        **{"checkpoint-15": "deleted", "checkpoint-20": "done"},
+    }
+    assert {name.partition("/")[0] for name in remote.names()} == {"checkpoint-5", "checkpoint-20"}
+    again = mirror(remote_total_limit=2)
+    assert again.drain(60) == []
+    assert again.courier.asked["send_checkpoint"] == 0
+
+
+def test_what_a_broken_deletion_left_in_the_store_goes_with_the_next_one(run, mirror, remote):
+    it = mirror()
+    it.add(checkpoint(run, 5))
+    assert it.drain(60) == []
+    remote.delete("checkpoint-5/manifest.json")
+    remote.write("checkpoint-7/config.json", b"of somebody else")
+    it.add(checkpoint(run, 10))
+    assert it.drain(60) == []
+    assert {name.partition("/")[0] for name in remote.names()} == {"checkpoint-7", "checkpoint-10"}
+
+
+def test_local_copies_are_released_but_for_the_newest_and_the_best(run, mirror):
+    it = mirror(release_local=True)
+    for step in (5, 10, 15, 20):
+        it.add(checkpoint(run, step, best=10 if step >= 10 else None))
+        assert it.drain(60) == []
+    assert [path.name for path in list_checkpoints(run)] == ["checkpoint-10", "checkpoint-20"]
+
+
+def test_local_copies_that_are_not_uploaded_are_never_released(run, mirror):
+    it = mirror(release_local=True, upload_queue=1)
+    it.courier.gate.clear()
+    for step in (5, 10, 15):
+        it.add(checkpoint(run, step))
+    it.courier.gate.set()
+    assert it.drain(60) == []
+    it.close()
+    kept = {path.name for path in list_checkpoints(run)}
+    assert {name for name, state in states(run).items() if state != "done"} <= kept
+
+
+def test_later_checkpoints_of_a_course_that_was_left_are_withdrawn(run, mirror, remote):
+    first = mirror()
+    for step in (5, 10):
+        first.add(checkpoint(run, step))
+    assert first.drain(60) == []
+    first.close()
+    (run / "checkpoint-10").rename(run / "aside")
+    second = mirror(start=False)
+    second.start(5)
+    second.add(checkpoint(run, 7))
+    assert second.drain(60) == []
+    assert remote_checkpoints(remote) == ["checkpoint-5", "checkpoint-7"]
+
+
+def test_the_record_of_the_end_goes_last(run, mirror, remote):
+    it = mirror()
+    assert it.drain(60) == []
+    (run / "exit.json").write_text("{}")
+    assert it.undelivered() == []
+    it.send_last(5)
+    assert remote.read("exit.json") == b"{}"
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"remote": 1}', '{"remote": "x", "superseded": 0, "checkpoints": {"a": {"b": 1}}}']
+)
+def test_a_damaged_record_is_made_anew(run, content):
+    (run / "uploads.json").write_text(content)
+    assert read_uploads(run) is None
+    assert Uploads(run, "gs://bucket/run").checkpoints == {}
+
+
+def test_a_record_of_another_place_says_nothing_of_this_one(run, mirror):
+    it = mirror()
+    it.add(checkpoint(run, 5))
+    assert it.drain(60) == []
+    it.close()
+    assert Uploads(run, it.courier.url).checkpoints["checkpoint-5"].state == "done"
+    assert Uploads(run, "gs://bucket/run").checkpoints == {}
+
+
+# A process of its own
+
+
+@pytest.fixture
+def apart(monkeypatch, tmp_path):
+    """A courier that speaks to a folder by the process that others are spoken to by."""
+    monkeypatch.setattr(couriers, "_HERE", ())
+    courier = Courier(f"file://{tmp_path}/store/run")
+    yield courier
+    courier.close()
+
+
+def test_the_process_does_what_it_is_asked_and_hands_over_what_goes_wrong(run, apart, remote, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
+    caplog.set_level(logging.INFO, "llmforge")
+    path = checkpoint(run, 5)
+    assert apart.ask("send_checkpoint", path) > 0
+    assert apart.ask("checkpoints") == ["checkpoint-5"]
+    with pytest.raises(RemoteError, match="no checkpoint") as caught:
+        apart.ask("delete_checkpoint", "final", "run")
+    assert (caught.value.kind, caught.value.exit_code) == ("refused", 5)
+    assert apart.ask("delete_checkpoint", "checkpoint-5", "other") is False
+    until(lambda: "is of another run and stays" in caplog.text)
+    until(lambda: apart.moved > 0)
+    # Killed, it is started again.
+    apart._process.kill()
+    apart._process.join()
+    until(lambda: apart._pipe is None)
+    assert apart.ask("checkpoints") == ["checkpoint-5"]
+    apart._process.kill()
+    apart.close()
+    with pytest.raises(RemoteError, match="it is over"):
+        apart.ask("checkpoints")

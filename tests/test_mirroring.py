@@ -1,0 +1,95 @@
+"""What a run makes of --remote and --resume URL before it trains."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from checkpoints.stores import checkpoint
+
+from llmforge import mirroring
+from llmforge.checkpoints.mirrored import send_checkpoint
+from llmforge.checkpoints.remote import RemoteFolder
+from llmforge.configs.remote import RemoteArguments
+from llmforge.configs.run import PretrainConfig, RunArguments
+from llmforge.configs.training import ForgeTrainingArguments
+from llmforge.errors import CheckpointError, ConfigError
+from llmforge.pretrain import parse_pretrain
+
+
+@pytest.fixture
+def config(tmp_path):
+    def make(resume: str | None = None, remote: bool = True) -> PretrainConfig:
+        return PretrainConfig(
+            training=ForgeTrainingArguments(output_dir=str(tmp_path / "runs" / "mine"), use_cpu=True),
+            run=RunArguments(resume=resume),
+            remote=RemoteArguments(remote=f"file://{tmp_path}/store" if remote else None),
+        )
+
+    return make
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RemoteFolder(f"file://{tmp_path}/store/mine")
+
+
+@pytest.mark.parametrize(
+    ("resume", "is_url"), [("gs://b/run", True), ("file:///a/run", True), ("runs/a", False), ("newest", False), (None, False)]
+)
+def test_what_is_a_url(resume, is_url):
+    assert mirroring.is_remote(resume) is is_url
+
+
+def test_where_a_run_goes_on_whose_url_alone_is_given():
+    assert mirroring.default_folder("gs://bucket/prefix/mine/checkpoint-500") == "runs/mine"
+    assert mirroring.default_folder("gs://bucket/prefix/mine/") == "runs/mine"
+
+
+def test_a_run_lies_under_its_own_name(config, tmp_path):
+    assert mirroring.mirror_url(config()) == f"file://{tmp_path}/store/mine"
+    assert mirroring.mirror_url(config(remote=False)) is None
+
+
+def test_the_newer_one_is_taken_and_without_a_remote_nothing_is_asked(config, store, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    send_checkpoint(store, checkpoint(elsewhere, 10))
+    folder = tmp_path / "runs" / "mine"
+    local = checkpoint(folder, 10)
+    assert mirroring.restore(config("newest"), folder, local) == local
+    assert mirroring.restore(config("newest", remote=False), folder, None) is None
+    send_checkpoint(store, checkpoint(elsewhere, 15))
+    assert mirroring.restore(config("newest"), folder, local) == folder / "checkpoint-15"
+    named = mirroring.restore(config(f"{store.url}/checkpoint-10"), folder, None)
+    assert named == folder / "checkpoint-10"
+
+
+def test_what_is_named_and_not_there_is_refused(config, store, tmp_path):
+    for url in (store.url, f"{store.url}/checkpoint-5"):
+        with pytest.raises(CheckpointError):
+            mirroring.restore(config(url), tmp_path / "runs" / "mine", None)
+    assert mirroring.restore(config("newest"), tmp_path / "runs" / "mine", None) is None
+
+
+def test_another_run_in_the_store_is_refused_when_it_is_resumed_here(config, store, tmp_path):
+    send_checkpoint(store, checkpoint(tmp_path / "elsewhere", 10, run_id="theirs"))
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"run_id": "mine"}))
+    with pytest.raises(ConfigError, match="holds another run"):
+        mirroring.restore(config("newest"), folder, None)
+
+
+def test_a_dry_run_writes_nothing_into_the_store(corpus, tmp_path):
+    flags = ["--preset", "gpt2-10m", "--corpus", str(corpus), "--output_dir", "runs/mine"]
+    parse_pretrain([*flags, "--remote", f"file://{tmp_path}/store", "--dry_run"])
+    assert not (tmp_path / "store").exists()
+    parse_pretrain([*flags, "--remote", f"file://{tmp_path}/store"])
+    assert (tmp_path / "store").exists()  # the probe, which leaves nothing but the folder
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+def test_without_background_upload_checkpoints_are_not_written_in_the_background_either(corpus, tmp_path):
+    flags = ["--preset", "gpt2-10m", "--corpus", str(corpus), "--output_dir", "runs/mine", "--no-background-upload"]
+    assert parse_pretrain(flags).checkpoint.async_save
+    assert not parse_pretrain([*flags, "--remote", f"file://{tmp_path}/store"]).checkpoint.async_save
