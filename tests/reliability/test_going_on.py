@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import time
 from pathlib import Path
 
@@ -33,14 +34,31 @@ def rewritten(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def until(folder: Path, tokenizer, step: int, **changes) -> Path:
+#: The runs that `until` has made, by preset and step: most tests want the same one.
+_STOPPED: dict[tuple[str, int], Path] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stopped(tmp_path_factory):
+    """A place for them."""
+    _STOPPED.clear()
+    _STOPPED["", 0] = tmp_path_factory.mktemp("stopped")
+
+
+def until(folder: Path, tokenizer, step: int, preset: str = "gpt2-10m", **changes) -> Path:
     """A run of `STEPS` that stopped at a step; its newest checkpoint."""
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             control.should_training_stop = state.global_step >= step
 
-    training(folder, tokenizer, callbacks=[Stop()], **changes).train()
+    place = folder if changes else _STOPPED["", 0] / f"{preset}-{step}"
+    if changes or (preset, step) not in _STOPPED:
+        training(place, tokenizer, preset, callbacks=[Stop()], **changes).train()
+    if not changes:
+        _STOPPED[preset, step] = place
+    if place != folder:
+        shutil.copytree(place, folder, dirs_exist_ok=True)
     return folder / f"checkpoint-{step}"
 
 
