@@ -307,8 +307,9 @@ def is_disk_full(error: BaseException) -> bool:
         return True
     text = str(error)
     by_safetensors = re.search(rf"os error ({'|'.join(map(str, _NO_ROOM))})\b", text) is not None
-    # torch.save: a short write, which it does not explain.
-    return by_safetensors or (isinstance(error, RuntimeError) and "inline_container" in text and "unexpected pos" in text)
+    # torch.save: a short write, of the file's middle, of an entry or of what was left at its close, none of which it explains.
+    by_torch = re.search("inline_container.*unexpected pos|PytorchStreamWriter failed writing|iostream error", text, re.DOTALL)
+    return by_safetensors or (isinstance(error, RuntimeError) and by_torch is not None)
 
 
 @contextlib.contextmanager

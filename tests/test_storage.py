@@ -285,6 +285,7 @@ class SafetensorError(Exception):
         OSError(errno.EDQUOT, "Disk quota exceeded"),
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
+        RuntimeError("basic_ios::clear: iostream error"),
     ],
 )
 def test_a_full_disk_is_known_whoever_tells_of_it(error):
@@ -305,17 +306,26 @@ def test_what_is_no_full_disk(error):
 
 
 def test_torch_s_own_words_for_a_full_disk(tmp_path):
-    """So that a new version that says it otherwise is noticed. RLIMIT_FSIZE stands in for the disk."""
+    """It has several, by where in the file the room ends. RLIMIT_FSIZE stands in for the disk."""
     code = """
 import resource, signal, sys, torch
 from llmforge.storage import is_disk_full
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-try:
-    torch.save({"x": torch.zeros(100_000)}, sys.argv[1])
-except Exception as error:
-    assert is_disk_full(error), repr(error)
-    print("known")
+failed = 0
+for state, step in (({"x": torch.zeros(100_000)}, 20_011), ({"last_epoch": 3, "base_lrs": [0.1]}, 50)):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    torch.save(state, sys.argv[1])
+    with open(sys.argv[1], "rb") as file:
+        size = len(file.read())
+    for limit in range(0, size, step):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            torch.save(state, sys.argv[1])
+        except Exception as error:
+            failed += 1
+            assert is_disk_full(error), (limit, size, repr(error))
+assert failed > 30, failed
+print("known")
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.pt")], capture_output=True, text=True)
     assert done.stdout.strip() == "known", done.stderr

@@ -137,10 +137,12 @@ def killed_at(number: int, folder: Path, tokenizer, undisturbed, saving) -> int:
     return code
 
 
-@BOTH_WAYS
-def test_mode_01_killed_while_saving_nothing_is_lost_and_nothing_is_to_be_done(saving, tokenizer, undisturbed, tmp_path):
-    for number in (9, 31, 50):
-        assert killed_at(number, tmp_path / str(number), tokenizer, undisturbed, saving) == -signal.SIGKILL
+@pytest.mark.parametrize(("background", "number"), [(True, 9), (True, 50), (False, 31)])
+def test_mode_01_killed_while_saving_nothing_is_lost_and_nothing_is_to_be_done(
+    background, number, tokenizer, undisturbed, tmp_path
+):
+    code = killed_at(number, tmp_path / "run", tokenizer, undisturbed, {"async_save": background})
+    assert code == -signal.SIGKILL
 
 
 @pytest.mark.slow
@@ -276,19 +278,19 @@ def failing(monkeypatch, when, error=None):
     monkeypatch.setattr(torch, "save", save)
 
 
-@BOTH_WAYS
 @pytest.mark.parametrize(
-    "error",
+    ("background", "error"),
     [
-        None,
-        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
-        OSError(errno.EIO, "I/O error"),
+        (True, None),
+        (False, None),
+        (True, RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")),
+        (False, OSError(errno.EIO, "I/O error")),
     ],
-    ids=["full", "full, as torch says it", "broken"],
+    ids=["full, in the background", "full, at once", "full, as torch says it", "broken"],
 )
-def test_mode_02_a_full_disk_costs_a_checkpoint_and_not_the_run(saving, error, tokenizer, tmp_path, monkeypatch, told):
+def test_mode_02_a_full_disk_costs_a_checkpoint_and_not_the_run(background, error, tokenizer, tmp_path, monkeypatch, told):
     failing(monkeypatch, lambda call: call in (2, 3), error)
-    trainer = training(tmp_path, tokenizer, saving=saving, save_total_limit=9)
+    trainer = training(tmp_path, tokenizer, saving={"async_save": background}, save_total_limit=9)
     trainer.train()
     assert trainer.state.global_step == STEPS
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-4", "checkpoint-5"]
@@ -439,8 +441,7 @@ def test_mode_04_rotation_is_by_step_whatever_the_clock_says(saving, tokenizer, 
     assert names(tmp_path) == ["checkpoint-4", "checkpoint-5"]
 
 
-@BOTH_WAYS
-@pytest.mark.parametrize("limit", [1, 2])
+@pytest.mark.parametrize(("saving", "limit"), [({"async_save": True}, 1), ({"async_save": False}, 2)], ids=["one", "two"])
 def test_mode_05_the_best_survives_a_limit_of_one_a_crash_and_a_move(saving, limit, tokenizer, tmp_path):
     """It gets worse and worse: the first evaluation is the best."""
     rhythm = {
