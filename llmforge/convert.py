@@ -54,7 +54,7 @@ class Converted:
         return {"path": str(self.folder), "task": self.task.name, "read": self.read, "splits": self.splits, "dropped": dropped}
 
 
-def convert(source: Path, folder: Path, task: Task | None, args: DataArguments, strict: bool = False) -> Converted:
+def convert_scenarios(source: Path, folder: Path, task: Task | None, args: DataArguments, strict: bool = False) -> Converted:
     """Write the rows in `source`, a file or a folder of files, as JSON lines into `folder`.
 
     Args:
@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> Converted:
     task = find_task(args.task) if args.task is not None else None
     if args.folder.exists() and not args.folder.is_dir():
         raise ConfigError(f"OUT_DIR {args.folder} is a file.", "Give a folder.")
-    result = convert(args.source, args.folder, task, data, args.strict)
+    result = convert_scenarios(args.source, args.folder, task, data, args.strict)
     if args.json:
         print(json.dumps(result.as_json(), ensure_ascii=False))
         return result

@@ -112,6 +112,7 @@ ORDER: list[set[str]] = [
     {"shape", "finetuned"},
     {"evaluation_text", "figures"},
     {"evaluation", "plan", "run", "results"},
+    {"task_scores"},
     {"verify_text", "gguf_file", "gguf_server", "export_folder"},
     {"export_check"},
     {"export_card"},

@@ -100,7 +100,7 @@ def test_only_the_training_module_is_heavy():
     code = """
 import importlib, json, pkgutil, sys
 import llmforge.configs
-names = [item.name for item in pkgutil.iter_modules(llmforge.configs.__path__) if item.name != "training"]
+names = [item.name for item in pkgutil.iter_modules(llmforge.configs.__path__) if item.name not in ("training", "tuning")]
 for name in names:
     importlib.import_module(f"llmforge.configs.{name}")
 print(json.dumps([names, [name for name in ("torch", "transformers", "numpy") if name in sys.modules]]))
