@@ -53,6 +53,7 @@ _HOME = {
     "TokenAccuracy": "metrics",
     "TokenizerArguments": "configs.tokenizer",
     "TrainingDiverged": "errors",
+    "ask": "generate",
     "build_model": "models",
     "build_trainer": "build",
     "complete": "completions",
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
     from llmforge.export import ExportResult, export_model
     from llmforge.finetune import finetune_model, parse_finetune, prepare_finetune
     from llmforge.finetuned import tuned_model
+    from llmforge.generate import ask
     from llmforge.history import Run, load_run
     from llmforge.metrics import BitsPerByte, Perplexity, TokenAccuracy
     from llmforge.models import build_model

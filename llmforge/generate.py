@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,29 @@ def task_of(args: GenerateArguments) -> Task | None:
     if found is None:
         raise ConfigError(f"--field {args.field[0]}: there is no task.yaml beside the model.", "Give --task FILE.")
     return found
+
+
+def ask(model: str, row: Mapping[str, Any], seed: int = 0) -> str:
+    """What a fine-tuned model answers to the fields of its task, prompt included, by the task's own settings.
+
+    Args:
+        model: Its folder, or its run's, with the ``task.yaml`` that fine-tuning left there.
+        row: Fields by name.
+        seed: Same seed, same text on the same device.
+
+    Raises:
+        CheckpointError: The model cannot be used.
+        ConfigError: There is no task beside it.
+        DataError: A field that the prompt needs is missing.
+    """
+    task = load_task(find_folder(model))
+    if task is None:
+        raise ConfigError(f"{model}: there is no task.yaml beside the model.", "Fine-tune it on a task first.")
+    found = load_pretrained_model(model)
+    _to_device(found)
+    prompt = task.render_prompt(row)
+    settings = task.generation_arguments(GenerationArguments())
+    return prompt + completions(found.model, found.tokenizer, [prompt], settings, seed)[0].text
 
 
 def _asked(prompts: Sequence[str], task: Task) -> list[str]:
