@@ -12,7 +12,7 @@ CORPUS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pretrain-rocm corpus-given test test-slow chaos check fmt docs bench clean
+.PHONY: help setup demo gearhead pretrain-rocm corpus-given test test-slow chaos check fmt docs bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -31,6 +31,16 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup ## train a small model on the sample corpus, in minutes on a CPU
 	PATH="$(abspath $(BIN)):$$PATH" accelerate launch recipes/pretrain_go.py
+
+GEARHEAD := recipes/samples/gearhead_scenarios
+gearhead: setup ## pretrain, fine-tune and ask a model about broken machines, in minutes on a CPU
+	rm -rf runs/gearhead-base runs/gearhead
+	PATH="$(abspath $(BIN)):$$PATH" accelerate launch recipes/pretrain_gearhead.py --output_dir runs/gearhead-base
+	$(BIN)/llmforge convert $(GEARHEAD) runs/gearhead-rows --task $(GEARHEAD)/task.yaml
+	PATH="$(abspath $(BIN)):$$PATH" accelerate launch recipes/finetune_gearhead.py \
+	  --from_pretrained runs/gearhead-base --train_file runs/gearhead-rows --output_dir runs/gearhead
+	$(BIN)/python recipes/infer_gearhead.py --model runs/gearhead --equipment "Caterpillar 320D" \
+	  --symptom "Engine loses power under load" --error-codes P0087
 
 # Not tried on hardware. RDNA2 cards other than gfx1030 have no kernels of their own in ROCm and run
 # gfx1030's; RDNA3 and CDNA have, and the override would break them. The first card that rocminfo

@@ -17,12 +17,15 @@ from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
 from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.export import ExportArguments
+from llmforge.configs.finetune import FinetuneArguments
 from llmforge.configs.generation import GenerateArguments, GenerationArguments
+from llmforge.configs.lora import LoraArguments
 from llmforge.configs.model import ModelArguments
 from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.run import RunArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.configs.training import ForgeTrainingArguments
+from llmforge.configs.tuning import FinetuneTrainingArguments
 from llmforge.models import PRESETS
 from llmforge.plan import list_presets
 
@@ -39,6 +42,8 @@ CONFIGS = (
     GenerateArguments,
     EvaluationArguments,
     ExportArguments,
+    FinetuneArguments,
+    LoraArguments,
 )
 
 
@@ -74,7 +79,16 @@ def configuration() -> str:
         lines += [f"## {cls._argument_group_name}", "", (cls.__doc__ or "").split("\n")[0], "", *fields(cls), ""]
     own = set(ForgeTrainingArguments.__dict__["__annotations__"])
     lines += ["## training", "", "Every field of `transformers.TrainingArguments`; these are new or have another default:", ""]
-    return "\n".join([*lines, *fields(ForgeTrainingArguments, own), ""])
+    lines += [
+        *fields(ForgeTrainingArguments, own),
+        "",
+        "## training, of `llmforge finetune`",
+        "",
+        "Other defaults than above:",
+        "",
+    ]
+    tuned = set(FinetuneTrainingArguments.__dict__["__annotations__"])
+    return "\n".join([*lines, *fields(FinetuneTrainingArguments, tuned), ""])
 
 
 def commands() -> str:

@@ -26,11 +26,15 @@ _HOME = {
     "EvaluationArguments": "configs.evaluation",
     "ExportArguments": "configs.export",
     "ExportResult": "export",
+    "FinetuneArguments": "configs.finetune",
+    "FinetuneConfig": "configs.finetune",
+    "FinetuneTrainingArguments": "configs.tuning",
     "ForgeTrainer": "trainer",
     "ForgeTrainingArguments": "configs.training",
     "GenerationArguments": "configs.generation",
     "Histograms": "callbacks.histograms",
     "LlmforgeError": "errors",
+    "LoraArguments": "configs.lora",
     "LossPlot": "callbacks.loss_plot",
     "ModelArguments": "configs.model",
     "PackedCollator": "data.collate",
@@ -46,25 +50,34 @@ _HOME = {
     "RunResult": "results",
     "Samples": "callbacks.samples",
     "StorageError": "errors",
+    "Task": "tasks",
     "Throughput": "callbacks.throughput",
     "TokenAccuracy": "metrics",
     "TokenizerArguments": "configs.tokenizer",
     "TrainingDiverged": "errors",
+    "ask": "generate",
     "build_model": "models",
     "build_trainer": "build",
     "complete": "completions",
     "evaluate_model": "evaluation",
     "export_model": "export",
+    "convert_scenarios": "convert",
+    "find_task": "task_file",
+    "finetune_model": "finetune",
     "finish": "results",
     "load_prepared": "data.prepared",
     "load_pretrained_model": "pretrained",
     "load_run": "history",
+    "load_task": "task_file",
     "open_run": "run",
+    "parse_finetune": "finetune",
     "parse_pretrain": "pretrain",
     "prepare_dataset": "data.prepare",
+    "prepare_finetune": "finetune",
     "prepare_run": "pretrain",
     "pretrain_model": "pretrain",
     "run_command": "runtime.commands",
+    "tuned_model": "finetuned",
 }
 
 __all__ = sorted(_HOME)
@@ -84,12 +97,16 @@ if TYPE_CHECKING:
     from llmforge.configs.data import DataArguments
     from llmforge.configs.evaluation import EvaluationArguments
     from llmforge.configs.export import ExportArguments
+    from llmforge.configs.finetune import FinetuneArguments, FinetuneConfig
     from llmforge.configs.generation import GenerationArguments
+    from llmforge.configs.lora import LoraArguments
     from llmforge.configs.model import ModelArguments
     from llmforge.configs.remote import RemoteArguments
     from llmforge.configs.run import PretrainConfig, RunArguments
     from llmforge.configs.tokenizer import TokenizerArguments
     from llmforge.configs.training import ForgeTrainingArguments
+    from llmforge.configs.tuning import FinetuneTrainingArguments
+    from llmforge.convert import convert_scenarios
     from llmforge.data.collate import PackedCollator
     from llmforge.data.prepare import prepare_dataset
     from llmforge.data.prepared import PreparedDataset, load_prepared
@@ -98,6 +115,9 @@ if TYPE_CHECKING:
     from llmforge.errors import CheckpointError, ConfigError, DataError, LlmforgeError, StorageError, TrainingDiverged
     from llmforge.evaluation import Evaluation, evaluate_model
     from llmforge.export import ExportResult, export_model
+    from llmforge.finetune import finetune_model, parse_finetune, prepare_finetune
+    from llmforge.finetuned import tuned_model
+    from llmforge.generate import ask
     from llmforge.history import Run, load_run
     from llmforge.metrics import BitsPerByte, Perplexity, TokenAccuracy
     from llmforge.models import build_model
@@ -107,6 +127,8 @@ if TYPE_CHECKING:
     from llmforge.run import open_run
     from llmforge.runtime.commands import run_command
     from llmforge.runtime.run_folder import RunFolder
+    from llmforge.task_file import find_task, load_task
+    from llmforge.tasks import Task
     from llmforge.trainer import ForgeTrainer
 
 

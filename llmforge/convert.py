@@ -54,11 +54,11 @@ class Converted:
         return {"path": str(self.folder), "task": self.task.name, "read": self.read, "splits": self.splits, "dropped": dropped}
 
 
-def convert(source: Path, folder: Path, task: Task | None, args: DataArguments, strict: bool = False) -> Converted:
+def convert_scenarios(source: Path, folder: Path, task: Task | None, args: DataArguments, strict: bool = False) -> Converted:
     """Write the rows in `source`, a file or a folder of files, as JSON lines into `folder`.
 
     Args:
-        source: ``.jsonl``, ``.json`` and ``.csv`` files hold rows; all others are scenario text.
+        source: ``.jsonl``, ``.json`` and ``.csv`` files hold rows; others are scenario text, in a folder ``.txt`` alone.
         folder: Made if it is not there; a file of the same name is replaced.
         task: What the rows are for; None finds the built-in task that the first row's fields are those of.
         args: Ratios, seed and the thresholds of near-duplicates.
@@ -106,7 +106,8 @@ def _read(source: Path, task: Task | None, result: Converted, strict: bool) -> l
     if not source.exists():
         raise DataError(f"{source}: no such file or folder.", "Give the file with the scenarios.")
     files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(source).parts)]
+    if source.is_dir():
+        files = [path for path in files if path.suffix in (*_ROW_FILES, ".txt") and not _is_hidden(path.relative_to(source))]
     rows: list[Row] = []
     for path in files:
         if path.suffix in _ROW_FILES:
@@ -129,6 +130,10 @@ def _read(source: Path, task: Task | None, result: Converted, strict: bool) -> l
             raise ConfigError(f"{rows[0].where} is of no built-in task; it has {known}.", "Give --task FILE.")
         result.task = found
     return rows
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _leave_out(result: Converted, strict: bool, reason: str, where: str, read: int = 0) -> None:
@@ -188,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> Converted:
     task = find_task(args.task) if args.task is not None else None
     if args.folder.exists() and not args.folder.is_dir():
         raise ConfigError(f"OUT_DIR {args.folder} is a file.", "Give a folder.")
-    result = convert(args.source, args.folder, task, data, args.strict)
+    result = convert_scenarios(args.source, args.folder, task, data, args.strict)
     if args.json:
         print(json.dumps(result.as_json(), ensure_ascii=False))
         return result

@@ -46,6 +46,7 @@ from llmforge.runtime.trackers import check_trackers
 from llmforge.shape import shape_of, trained_parameters
 from llmforge.storage import cache_root, new_folder
 from llmforge.task_data import fitting_size, prepare_task
+from llmforge.task_scores import score_rows
 from llmforge.task_splits import TaskRows, read_task_rows, split_task_rows
 
 #: Prompts of held-out rows that are completed at evaluations, where none are given.
@@ -198,7 +199,7 @@ def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
         announce(config, data)
         raise SystemExit(0)
     if config.run.eval_only:
-        evaluate_run(config, data)
+        evaluate_run(config, data) if rows is None else score_rows(config, data)
         raise SystemExit(0)
     return start, data
 

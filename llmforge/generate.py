@@ -1,15 +1,16 @@
 """llmforge generate --model runs/NAME/final --prompt 'func main() {'
 llmforge generate --model runs/NAME/final --prompt_file prompts.txt --output completions.jsonl
+llmforge generate --model runs/NAME/final --field equipment='Volvo L60H' --field symptom='Boom drifts'
 llmforge generate --model runs/NAME/final --interactive
 
-Text from a model: one prompt, standard input, a file of prompts, or a dialogue.
+Text from a model: one prompt, standard input, a file of prompts, the fields of a task, or a dialogue.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,14 @@ from llmforge.completions import Completion, check_prompts, completions
 from llmforge.configs.generation import GenerateArguments, GenerationArguments
 from llmforge.dialogue import converse
 from llmforge.errors import ConfigError, DataError
+from llmforge.model_folder import find_folder
 from llmforge.parsing import ForgeParser
 from llmforge.pretrained import Pretrained, load_pretrained_model
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.logs import logger, printable, set_up_logging
 from llmforge.storage import new_file
+from llmforge.task_file import find_task, load_task, parse_fields
+from llmforge.tasks import Task
 
 
 def read_prompts(args: GenerateArguments, generation: GenerationArguments) -> list[str]:
@@ -69,6 +73,52 @@ def _prompts_of_file(given: str) -> list[str]:
     return prompts
 
 
+def task_of(args: GenerateArguments) -> Task | None:
+    """The task that ``--task`` names, or, where there are fields, the one that is saved beside the model.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if args.task is not None:
+        return find_task(args.task)
+    if not args.field:
+        return None
+    found = load_task(find_folder(str(args.model)))
+    if found is None:
+        raise ConfigError(f"--field {args.field[0]}: there is no task.yaml beside the model.", "Give --task FILE.")
+    return found
+
+
+def ask(model: str, row: Mapping[str, Any], seed: int = 0) -> str:
+    """What a fine-tuned model answers to the fields of its task, prompt included, by the task's own settings.
+
+    Args:
+        model: Its folder, or its run's, with the ``task.yaml`` that fine-tuning left there.
+        row: Fields by name.
+        seed: Same seed, same text on the same device.
+
+    Raises:
+        CheckpointError: The model cannot be used.
+        ConfigError: There is no task beside it.
+        DataError: A field that the prompt needs is missing.
+    """
+    task = load_task(find_folder(model))
+    if task is None:
+        raise ConfigError(f"{model}: there is no task.yaml beside the model.", "Fine-tune it on a task first.")
+    found = load_pretrained_model(model)
+    _to_device(found)
+    prompt = task.render_prompt(row)
+    settings = task.generation_arguments(GenerationArguments())
+    return prompt + completions(found.model, found.tokenizer, [prompt], settings, seed)[0].text
+
+
+def _asked(prompts: Sequence[str], task: Task) -> list[str]:
+    """Prompts as what the user says in a chat; of another task they are as they stand."""
+    if task.kind != "chat":
+        return list(prompts)
+    return [task.render_prompt({"messages": [{"role": "user", "content": prompt}]}) for prompt in prompts]
+
+
 def _to_device(found: Pretrained) -> None:
     import torch
 
@@ -110,7 +160,12 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     set_up_logging()
     if args.model is None:
         raise ConfigError("--model is not given.", "Give --model DIR, such as runs/NAME/final.")
-    prompts = [] if args.interactive else read_prompts(args, generation)
+    task = task_of(args)
+    if task is not None:
+        generation = task.generation_arguments(generation, parsed.given)
+    prompts = [] if args.interactive else read_prompts(args, generation) if not args.field else []
+    if task is not None:
+        prompts = [task.render_prompt(parse_fields(args.field, task), "--field")] if args.field else _asked(prompts, task)
     found = load_pretrained_model(args.model, args.base_model)
     check_prompts(prompts, found.tokenizer, found.model.config.max_position_embeddings)
     _to_device(found)

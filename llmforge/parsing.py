@@ -32,6 +32,8 @@ _PATHS = ("corpus", "dataset_dir", "tokenizer")
 _ALTERNATIVES = ("corpus", "source", "dataset_dir")
 #: Lists whose items are mappings in YAML; as a flag, which may be given again, an item is JSON or ``key=value,…``.
 _RECORD_LISTS = ("source",)
+#: Lists whose flag may be given again.
+_REPEATED = (*_RECORD_LISTS, "field")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -249,7 +251,7 @@ def _in_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _once(argv: Sequence[str]) -> list[str]:
     """`argv` with the values of a record list that is given several times behind its first flag."""
-    spelled = {f"--{name}" for name in _RECORD_LISTS}
+    spelled = {f"--{name}" for name in _REPEATED}
     kept: list[str] = []
     gathered: dict[str, list[str]] = {}
     current: list[str] | None = None

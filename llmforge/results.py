@@ -65,11 +65,11 @@ def finish(
     step = int(state.best_global_step or state.global_step) if best else state.global_step
     evaluations = [entry for entry in state.log_history if "eval_loss" in entry]
     result = RunResult(run.path, run.path / FINAL, "best" if best else "last", step)
-    result.start = _metrics(evaluations[0]) if evaluations else {}
-    result.end = next((_metrics(entry) for entry in reversed(evaluations) if entry["step"] == step), {})
+    result.start = metrics_of(evaluations[0]) if evaluations else {}
+    result.end = next((metrics_of(entry) for entry in reversed(evaluations) if entry["step"] == step), {})
     test = data.rows("test", config.data.max_eval_samples)
     if test is not None:
-        result.test = _metrics(trainer.predict(test).metrics, "test_")
+        result.test = metrics_of(trainer.predict(test).metrics, "test_")
     if run.is_main:
         parameters = trainer.model.num_parameters()
         with new_folder(result.final, replace=True) as staging:
@@ -90,7 +90,8 @@ def finish(
     return result
 
 
-def _metrics(entry: dict[str, float], prefix: str = "eval_") -> dict[str, float]:
+def metrics_of(entry: dict[str, float], prefix: str = "eval_") -> dict[str, float]:
+    """The figures of an evaluation, as records and cards have them."""
     wanted = ("loss", "perplexity", "bits_per_byte", "accuracy", "tokens", "bytes")
     return {name: entry[prefix + name] for name in wanted if prefix + name in entry}
 

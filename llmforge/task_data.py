@@ -258,4 +258,7 @@ def _write(folder: Path, splits: Mapping[str, Sequence[Row]], encoder: Encoder, 
             lines.append(json.dumps(line, ensure_ascii=False))
     DatasetDict(made).save_to_disk(str(folder / "dataset"))
     (folder / DOCUMENTS).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return {"splits": cards, "truncated": truncated, "dropped": dropped.as_json(), "task": encoder.task.name}
+    sources = [
+        {"name": encoder.task.name, "documents": len(lines), "format": "jsonl", "skipped": {}, "examples": {}, "changed": {}}
+    ]
+    return {"sources": sources, "splits": cards, "truncated": truncated, "dropped": dropped.as_json(), "task": encoder.task.name}

@@ -133,4 +133,4 @@ def split_rows(rows: Sequence[Row], task: Task, args: DataArguments) -> Assignme
     positions = np.array([split_position(prompt, args.split_seed) for prompt in prompts])
     texts = [bare_text(task, row.values, row.where) for row in rows]
     found = [signatures(texts[start : start + _TOGETHER], args.dedup_shingle) for start in range(0, len(texts), _TOGETHER)]
-    return assign(args, positions, hashes, np.concatenate(found), groups=prompts)
+    return assign(args, positions, hashes, np.concatenate(found))

@@ -228,8 +228,8 @@ class Task:
 
     def generation_arguments(self, args: GenerationArguments, given: Iterable[str] = ()) -> GenerationArguments:
         """`args` with the task's defaults in place of those that the user did not give."""
-        kept = set(given)
-        return dataclasses.replace(args, **{name: value for name, value in self.generation.items() if name not in kept})
+        kept, own = set(given), {"stop_strings": list(self.stop), **self.generation}
+        return dataclasses.replace(args, **{name: value for name, value in own.items() if name not in kept})
 
     def to_yaml(self) -> str:
         """The text of the task file."""

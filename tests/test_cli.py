@@ -115,9 +115,8 @@ def test_every_action_of_the_tokenizer_has_help(action: str, capsys: pytest.Capt
 
 @pytest.mark.parametrize("verb", list(VERBS))
 def test_every_verb_refuses_an_unknown_flag_in_one_line(verb: str, capsys: pytest.CaptureFixture[str]):
-    action = {"tokenizer": ["train"], "plan": ["--list_presets"], "checkpoints": ["list", "run"], "convert": ["in", "out"]}.get(
-        verb, []
-    )
+    actions = {"tokenizer": ["train"], "plan": ["--list_presets"], "checkpoints": ["list", "run"], "convert": ["in", "out"]}
+    action = actions.get(verb, [])
     assert cli.main([verb, *action, "--corpsu", "x"]) == 2
     out, err = capsys.readouterr()
     assert out == ""

@@ -63,23 +63,27 @@ def test_commands_parse(line, capsys):
 
 
 def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
+    from llmforge import convert
     from llmforge.checkpoints import inspect
     from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
     from llmforge.configs.evaluation import EvaluationArguments
     from llmforge.configs.export import ExportArguments
+    from llmforge.configs.finetune import FinetuneArguments
     from llmforge.configs.generation import GenerateArguments, GenerationArguments
+    from llmforge.configs.lora import LoraArguments
     from llmforge.configs.model import ModelArguments
     from llmforge.configs.remote import RemoteArguments
     from llmforge.configs.run import RunArguments
     from llmforge.configs.tokenizer import TokenizerArguments
     from llmforge.configs.training import ForgeTrainingArguments
+    from llmforge.configs.tuning import FinetuneTrainingArguments
     from llmforge.parsing import ForgeParser
     from llmforge.prepare import PrepareArguments
     from llmforge.tokenizer import TokenizerCommandArguments
 
-    if verb == "checkpoints":
-        inspect.parser().parse_args(words)
+    if verb in ("checkpoints", "convert"):
+        {"checkpoints": inspect, "convert": convert}[verb].parser().parse_args(words)
         return
     classes = {
         "pretrain": [
@@ -92,6 +96,15 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
             GenerationArguments,
             RunArguments,
         ],
+        "finetune": [
+            FinetuneArguments,
+            LoraArguments,
+            DataArguments,
+            FinetuneTrainingArguments,
+            CheckpointArguments,
+            GenerationArguments,
+            RunArguments,
+        ],
         "generate": [GenerateArguments, GenerationArguments],
         "evaluate": [EvaluationArguments],
         "export": [ExportArguments],
@@ -101,7 +114,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     if verb == "tokenizer":
         assert words[0] in ("train", "inspect")
         words = words[1:]
-    ForgeParser(classes[verb], dry_run=verb == "pretrain").parse(words, configs)
+    ForgeParser(classes[verb], dry_run=verb in ("pretrain", "finetune")).parse(words, configs)
 
 
 @pytest.mark.parametrize(

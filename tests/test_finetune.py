@@ -404,3 +404,41 @@ def test_lora_settings_that_cannot_be():
         with pytest.raises(ConfigError):
             LoraArguments(lora=True, **wrong)
     assert LoraArguments(lora=True, lora_targets=["c_attn,c_fc"]).targets("gpt2") == ["c_attn", "c_fc"]
+
+
+def test_the_model_is_asked_by_the_fields_of_its_task(bases, tmp_path, capsys):
+    from llmforge import generate
+
+    shutil.copytree(bases["gpt2-10m"], tmp_path / "model")
+    BUILT_IN["qa"].save(tmp_path / "model")
+
+    def ask(*words: str) -> int:
+        return run_command(generate.main, ["--model", str(tmp_path / "model"), "--max_new_tokens", "4", "--json", *words])
+
+    assert ask("--field", "question=open a file", "--field=context=if a=b") == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "if a=b\n\nQuestion: open a file\nAnswer:"
+    assert ask("--task", "chat", "--prompt", "hi") == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "User: hi\n\nAssistant:"
+    for words, code, told in (
+        (["--field", "questoin=x"], 2, "Did you mean question?"),
+        (["--field", "context=x"], 3, "the field 'question' of the task qa is missing"),
+        (["--field", "question=x", "--prompt", "y"], 2, "--field question=x does not go with --prompt"),
+    ):
+        assert ask(*words) == code
+        assert told in capsys.readouterr().err
+    (tmp_path / "model" / "task.yaml").unlink()
+    assert ask("--field", "question=x") == 2
+    assert "there is no task.yaml beside the model" in capsys.readouterr().err
+
+
+def test_the_run_is_scored_again(bases, capsys):
+    words = ["--train_file", "rows", "--output_dir", "run", "--max_steps", "2", "--lora"]
+    assert command(bases["gpt2-10m"], *words) == 0
+    before = record("run", "eval.json")
+    Path("run/eval.json").unlink()
+    with pytest.raises(SystemExit) as ended:
+        command(bases["gpt2-10m"], *words, "--eval_only")
+    assert ended.value.code == 0
+    again = record("run", "eval.json")
+    assert again["loss"] == pytest.approx(before["loss"], rel=1e-6)
+    assert again["tokens"] == before["tokens"]

@@ -123,6 +123,7 @@ ORDER: list[set[str]] = [
     {"evaluation_text", "figures"},
     {"shape", "finetuned"},
     {"evaluation", "plan", "run", "results"},
+    {"task_scores"},
     {"verify_text", "gguf_file", "gguf_server", "export_folder"},
     {"export_check"},
     {"export_card"},

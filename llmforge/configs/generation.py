@@ -114,10 +114,18 @@ class GenerateArguments:
     prompt_file: str | None = field(
         default=None, metadata={"help": "A prompt a line; of a .jsonl file, the field prompt of each line."}
     )
+    task: str | None = field(
+        default=None,
+        metadata={"help": "What the model is asked, by --field or --prompt: a task file; by default the one beside the model."},
+    )
     output: str | None = field(default=None, metadata={"help": "Write completions to this file, a JSON object a line."})
     interactive: bool = field(default=False, metadata={"help": "Type prompts one after the other; /help says what else."})
     seed: int = field(default=0, metadata={"help": "Same seed, same text on the same device; each prompt has the next one."})
     json: bool = field(default=False, metadata={"help": "Print a JSON object a completion and nothing else."})
+    # The last one: from here on the name is this one's.
+    field: list[str] = field(
+        default_factory=list, metadata={"help": "A field of the task, name=value; give the flag again for each."}
+    )
 
     def __post_init__(self) -> None:
         given = [name for name in ("prompt", "prompt_file") if getattr(self, name) is not None]
@@ -126,3 +134,6 @@ class GenerateArguments:
             raise ConfigError(f"--{given[-1]} {getattr(self, given[-1])} does not go with {other}.", "Give one of them.")
         if self.interactive and (self.output is not None or self.json):
             raise ConfigError("--interactive does not go with --output or --json.", "Write what was said with /save FILE.")
+        if self.field and (given or self.interactive):
+            other = "--interactive" if self.interactive else f"--{given[0]}"
+            raise ConfigError(f"--field {self.field[0]} does not go with {other}.", "The fields make the prompt.")

@@ -26,7 +26,7 @@ from llmforge.models import build_config, check_block_size, embedding_rows
 from llmforge.parsing import ForgeParser
 
 CLASSES = [ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments, GenerationArguments, RunArguments]
-CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("pretrain_*/*.yaml"))
 ACCELERATE = ROOT / "accelerate_configs"
 RECIPE = ROOT / "recipes" / "pretrain_go.py"
 #: The demo, smaller still: seconds instead of minutes.
