@@ -21,7 +21,14 @@ def main(argv=None):
     with llmforge.open_run(config, data) as run:
         model = llmforge.tuned_model(start, config)
         trainer = llmforge.build_trainer(
-            model, data, config.training, config.generation, config.run, run.path, saving=config.checkpoint
+            model,
+            data,
+            config.training,
+            generation=config.generation,
+            run=config.run,
+            folder=run.path,
+            callbacks=run.callbacks,
+            saving=config.checkpoint,
         )
         trainer.train(resume_from_checkpoint=run.checkpoint and str(run.checkpoint))
         return llmforge.finish(trainer, run, config, data, start)
