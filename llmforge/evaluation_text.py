@@ -100,7 +100,7 @@ def text_of_dataset(data: PreparedDataset, split: str) -> EvaluationText:
     numbers = [number for number, copies in pieces.items() for _ in copies]
     documents = [np.concatenate(copy.parts) for copies in pieces.values() for copy in copies]
     source_of = np.array([of.get(number, 0) for number in numbers], dtype=np.int64)
-    return EvaluationText(documents, sources, source_of, f"{data.path.name} ({split})", data.fingerprint)
+    return EvaluationText(documents, sources, source_of, f"{', '.join(sources)} ({split})", data.fingerprint)
 
 
 def text_of_corpus(

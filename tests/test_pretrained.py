@@ -138,6 +138,14 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
     refused(folder, "not of one model")
 
 
+def test_a_tokenizer_far_smaller_than_the_model_is_refused(folder, tokenizer):
+    """Every id fits, and means something else."""
+    model = load_pretrained_model(str(folder)).model
+    model.resize_token_embeddings(len(tokenizer) + 1025, mean_resizing=False)
+    model.save_pretrained(folder)
+    refused(folder, "not of one model")
+
+
 def test_a_damaged_file_of_a_committed_checkpoint_is_named(folder):
     from llmforge.checkpoints.commit import commit, stage
 
