@@ -215,3 +215,24 @@ def test_the_row_length_that_suits_a_task(tokenizer_folder):
     assert sizes[0] in (128, 256)
     assert sizes[1] == 100
     assert fitting_size({"train": ragged(5, longest=3)}, BUILT_IN["qa"], tokenizer_folder, 1024) == 64
+
+
+def test_a_peft_model_of_the_users_own_is_trained_the_same_way(tokenizer, tokenizer_folder, tmp_path, preset):
+    """Loss and attention are put into the model inside: sums of rows that examples share, and no logits in training."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    tiny_model(preset, tokenizer).save_pretrained(tmp_path / "base")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    target = {"gpt2-10m": "c_attn", "neox-10m": "query_key_value"}[preset]
+    settings = LoraConfig(
+        task_type="CAUSAL_LM", target_modules=[target], init_lora_weights=False, fan_in_fan_out=preset == "gpt2-10m"
+    )
+    model = get_peft_model(plain, settings)
+    rows = ragged()
+    packed = prepare_task({"train": rows}, BUILT_IN["qa"], tokenizer_folder, BLOCK).rows("train")
+    metrics = forge_trainer(model, tokenizer, tmp_path, evaluate=packed).evaluate()
+    nll, count = counted(model, BUILT_IN["qa"], rows, tokenizer)
+    assert (metrics["eval_tokens"], metrics["eval_loss"]) == (count, pytest.approx(nll / count, rel=1e-6))
+    batch = PackedCollator()(packed.__getitems__([0, 1, 2]))
+    assert model.train()(**batch).logits is None

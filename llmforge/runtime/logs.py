@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,8 @@ def set_up_logging() -> None:
         terminal = _Terminal()
         terminal.setFormatter(_LevelFormatter())
         logger.addHandler(terminal)
+    # peft asks transformers by an old name, which is no business of the user's.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
 class _LevelFormatter(logging.Formatter):
