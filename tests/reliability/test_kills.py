@@ -28,7 +28,7 @@ def undisturbed(tokenizer, tmp_path_factory):
 
 def test_mode_11_killed_at_random_it_ends_with_the_weights_of_the_undisturbed_run(preset, tokenizer, undisturbed, tmp_path):
     tally, source = Tally(), random.Random(preset)
-    while tally.kills < 3:
+    while tally.kills < 2:
         case(tmp_path / str(tally.runs), tokenizer, preset, source, undisturbed(preset), tally)
     assert tally.faults == []
 

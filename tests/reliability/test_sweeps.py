@@ -20,8 +20,12 @@ def place(tokenizer, corpus, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch, tmp_path):
-    monkeypatch.setattr(logging.getLogger("llmforge"), "level", logging.ERROR)
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path / "cache"))  # which the rows set anew
+    logger = logging.getLogger("llmforge")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(before)
 
 
 def test_mode_10_every_file_of_a_real_checkpoint_damaged_in_every_way(place):
