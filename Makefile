@@ -59,17 +59,18 @@ pretrain-rocm: corpus-given setup ## train on one AMD GPU (not tried on hardware
 corpus-given:
 	@:$(if $(CORPUS),,$(error CORPUS is not given: make pretrain-rocm CORPUS=DIR trains on the files of DIR))
 
-# One process a core: the models are tiny, and each process keeps to one thread (tests/conftest.py).
+# A process more than there are cores: models are tiny, each process keeps to one thread (tests/conftest.py), and some wait.
+WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)')
 test: setup ## run the whole test suite
-	$(BIN)/python -m pytest -n logical --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-slow: setup ## run the longer sweeps too
-	$(BIN)/python -m pytest -n logical --dist worksteal -m ''
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m ''
 
 chaos: setup ## kill trainings 500 times, stock Trainer beside, and play the fault matrix, the network's included; two hours
 	PYTHONPATH=.:tests $(BIN)/python -m reliability.chaos
 	PYTHONPATH=.:tests $(BIN)/python -m reliability.sweeps
-	$(BIN)/python -m pytest -n logical --dist worksteal -m slow tests/reliability tests/remote
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow tests/reliability tests/remote
 
 check: setup ## lint, format, types, layers and docs
 	$(BIN)/ruff check .

@@ -131,7 +131,7 @@ def new_file(target: Path | str, placing: Placing | None = None) -> Iterator[Pat
         yield file.temporary
     except BaseException as error:  # of the caller's own reading, unless the disk is full
         file.discard()
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if is_disk_full(error):
             raise _cannot_write(file.target, error) from error
         raise
     if placing is None:
@@ -172,8 +172,9 @@ class _NewFile:
         self._claim.close()
 
 
-def _cannot_write(target: Path, error: OSError) -> StorageError:
-    return StorageError(f"Cannot write {target}: {error.strerror or error}.", "Free some space or choose another folder.")
+def _cannot_write(target: Path, error: BaseException) -> StorageError:
+    reason = getattr(error, "strerror", None) or (os.strerror(errno.ENOSPC) if is_disk_full(error) else error)
+    return StorageError(f"Cannot write {target}: {reason}.", "Free some space or choose another folder.")
 
 
 class _Claim:
@@ -337,8 +338,8 @@ def new_folder(target: Path | str, replace: bool = False) -> Iterator[Path]:
         sync_tree(staging)
         if replace or not target.exists() or not any(target.iterdir()):
             _put_in_place(staging, target)
-    except OSError as error:
-        if not placing and error.errno not in _NO_ROOM:
+    except Exception as error:  # a library's words for a full disk are no OSError
+        if not is_disk_full(error) and not (placing and isinstance(error, OSError)):
             raise
         raise _cannot_write(target, error) from error
     finally:

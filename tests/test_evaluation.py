@@ -143,6 +143,7 @@ def test_more_context_predicts_better(tmp_path, saved, tokenizer):
     assert whole.loss != pytest.approx(slid.loss, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same_to_the_last_digit(saved, tokenizer, texts, tmp_path):
     """Both architectures in one launch; rows that no batch divides, and documents that find their source again."""
     alone = {}

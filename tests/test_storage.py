@@ -390,6 +390,17 @@ def test_mode_25_what_a_killed_process_left_is_swept_and_put_back(tmp_path: Path
     assert (target / "sub" / "a.txt").read_text() == "old"
 
 
+@pytest.mark.parametrize("make", [new_file, new_folder])
+def test_a_library_s_own_words_for_a_full_disk_are_told_as_one(tmp_path, make):
+    """tokenizers raises a plain exception."""
+    with (
+        pytest.raises(StorageError, match=r"Cannot write .*new: No space left on device\. Free some space"),
+        make(tmp_path / "new"),
+    ):
+        raise Exception("No space left on device (os error 28)")
+    assert names(tmp_path) == set()
+
+
 def test_a_line_that_does_not_fit_leaves_no_part_of_itself(tmp_path):
     """The next one would be glued to it, and both be lost."""
     path = tmp_path / "lines.jsonl"

@@ -157,6 +157,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_what_one_process_sees_stops_both_at_the_same_step(corpus, tmp_path):
     (tmp_path / "poisoned.py").write_text(POISONED)
     shape = ["--preset", "gpt2-10m", "--n_layer", "2", "--n_embd", "32", "--n_head", "2", "--vocab_size", "400"]

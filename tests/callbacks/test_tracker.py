@@ -541,6 +541,7 @@ def test_the_process_ends_though_wandb_s_server_never_answers(black_hole, tmp_pa
     assert "secretsecret" not in told
 
 
+@pytest.mark.slow
 def test_the_process_ends_though_wandb_s_service_hangs(tmp_path):
     """wandb's own hook at the process's end waits for its service without a limit."""
     code, out, told = program("60", "suspend", WANDB_MODE="offline", WANDB_DIR=str(tmp_path))

@@ -118,6 +118,7 @@ def test_two_machines_are_two_processes_each():
 
 
 @no_gpu
+@pytest.mark.slow
 def test_gpus_that_are_not_there_are_refused_in_one_line():
     """Not trained on the CPU, not told twice, and nothing is left behind."""
     code, errors = ended(start(*launched("ddp"), "--corpus", str(SAMPLES)))

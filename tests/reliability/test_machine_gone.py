@@ -77,6 +77,7 @@ def test_from_the_url_alone(run, tmp_path):
     assert store.read("metrics.jsonl") == Path("runs/mine/metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_plain_resume_takes_what_is_newer_here_or_there(run, tmp_path):
     store = RemoteFolder(f"file://{tmp_path}/store/mine")
     begun = run("begun", "--output_dir", "runs/mine", "--max_steps", "4")
