@@ -10,6 +10,7 @@ hundred prefixes. An export that differs is not left behind.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -28,12 +29,18 @@ from llmforge.pretrained import Pretrained, load_pretrained_model
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.devices import available_cores, format_bytes
 from llmforge.runtime.logs import console, logger, set_up_logging
+from llmforge.runtime.run_folder import RUN_RECORD
 from llmforge.storage import new_file, new_folder, sweep_partial, write_text
 
 if TYPE_CHECKING:
     from llmforge.gguf_file import About
 
 _MAGIC = b"GGUF"
+#: What an exported folder consists of; one that holds anything else is never replaced.
+_EXPORTED = re.compile(
+    r"(generation_)?config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|README\.md|chat_template\.jinja"
+    r"|additional_chat_templates|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"
+)
 #: Parameters from which llama.cpp is given all cores.
 _WORTH_THREADS = 50_000_000
 
@@ -105,6 +112,8 @@ def export_model(args: ExportArguments) -> ExportResult:
     output = Path(args.output).expanduser()
     _check_place(output, args)
     found = load_pretrained_model(args.model, args.base_model)
+    if not args.verify_only:
+        _refuse_original(output, found)
     lines = lines_to_verify(found.tokenizer, args.verify_corpus) if args.verify else []
     if args.verify_only:
         return _verified(found, output, args, lines)
@@ -128,10 +137,17 @@ def _check_place(output: Path, args: ExportArguments) -> None:
                     raise ConfigError(
                         f"--output {output} is a file that is no GGUF, and would be replaced.", "Give another name."
                     )
-    elif output.exists() and (not output.is_dir() or (any(output.iterdir()) and not (output / "config.json").is_file())):
-        raise ConfigError(f"--output {output} holds something that is no model, and would be replaced.", "Give another folder.")
-    elif output.exists() and args.model is not None and output.resolve() == Path(args.model).expanduser().resolve():
-        raise ConfigError(f"--output {output} is the model itself.", "Give another folder.")
+    elif output.exists() and (not output.is_dir() or not all(_EXPORTED.fullmatch(item.name) for item in output.iterdir())):
+        raise ConfigError(f"--output {output} holds something that is no export, and would be replaced.", "Give another folder.")
+    elif (output.resolve().parent / RUN_RECORD).exists():
+        raise ConfigError(f"--output {output} belongs to a run.", "Give a folder outside of it.")
+
+
+def _refuse_original(output: Path, found: Pretrained) -> None:
+    """See that neither the model nor its base would be replaced, nor a folder that they are in."""
+    for original in (found.path, found.base):
+        if original is not None and original.resolve().is_relative_to(output.resolve()):
+            raise ConfigError(f"--output {output} is the model itself, or holds it.", "Give another folder.")
 
 
 def _about(found: Pretrained, args: ExportArguments) -> About:

@@ -65,12 +65,13 @@ def read_task_rows(args: FinetuneArguments, model: Path) -> TaskRows:
     folder = given if given.is_dir() else given.parent
     if given.is_dir():
         for name in SPLITS:
-            files[name] = files[name] if files[name] not in (None, given) else given / f"{name}.jsonl"
+            own = given / f"{name}.jsonl"
+            if files[name] in (None, given):
+                files[name] = own if name == "train" or own.is_file() else None
         if not (given / "train.jsonl").is_file():
             raise DataError(
                 f"--train_file {given}: there is no train.jsonl in that folder.", "Give one that `llmforge convert` made."
             )
-        files = {name: path for name, path in files.items() if path is not None and (name == "train" or path.is_file())}
     splits = {name: _read(path, f"--{name}_file") for name, path in files.items() if path is not None}
     task = _task(args, splits["train"][0], folder, model)
     for rows in splits.values():

@@ -23,7 +23,6 @@ Three tasks are built in: ``completion`` (prompt, completion), ``qa`` (question,
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,7 +33,7 @@ import yaml
 
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.tokenizer import END_OF_TEXT
-from llmforge.data.formats.templates import CHAT_TEMPLATE, RecordRefused, Template, compile_template
+from llmforge.data.formats.templates import CHAT_TEMPLATE, RecordRefused, Template, compile_template, names_in
 from llmforge.errors import DataError
 from llmforge.storage import write_text
 from llmforge.task_fields import TaskField, TaskList, key_of, messages, values_of
@@ -156,7 +155,8 @@ class Task:
     @cached_property
     def prompt_fields(self) -> tuple[str, ...]:
         """Names of the fields that the prompt is made of."""
-        return tuple(item.name for item in self.fields if re.search(rf"(?<![\w.]){item.name}\b", self.prompt))
+        named = names_in(self.prompt)
+        return tuple(item.name for item in self.fields if item.name in named)
 
     def values(
         self, row: Mapping[str, Any], where: str = "the row", needed: Iterable[str] | None = None

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -456,7 +457,7 @@ def test_a_lora_adapter_is_merged_first(preset, saved, tokenizer, few_lines, tmp
         ({"model": None}, "--model is not given"),
         ({"output": "notes.txt"}, "is no GGUF, and would be replaced"),
         ({"output": "folder"}, "is a folder"),
-        ({"output": "folder", "format": "safetensors"}, "holds something that is no model"),
+        ({"output": "folder", "format": "safetensors"}, "holds something that is no export"),
         ({"output": "gone.gguf", "verify_only": True}, "is not there"),
     ],
 )
@@ -467,6 +468,27 @@ def test_places_that_are_refused(changes, words, model_folder):
     with pytest.raises(ConfigError, match=words):
         export_model(ExportArguments(**{"model": str(model_folder), "output": "model.gguf"} | changes))
     assert Path("notes.txt").read_text() == Path("folder/notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("where", ["a project", "the model by its run", "another run's", "what holds the model"])
+def test_no_folder_of_the_user_s_is_replaced(where, model_folder):
+    shutil.copytree(model_folder, "run/final")
+    Path("run/run.json").write_text("{}")
+    model, output = "run", Path("run/final")
+    if where == "a project":
+        output = Path("project")
+        output.mkdir()
+        for name in ("config.json", "main.py"):
+            (output / name).write_text("{}")
+    elif where == "another run's":
+        model = str(model_folder)
+    elif where == "what holds the model":
+        shutil.copytree(model_folder, "place/tokenizer.json")  # a name that an export has
+        model, output = "place/tokenizer.json", Path("place")
+    before = sorted(path.stat().st_mtime_ns for path in output.rglob("*"))
+    with pytest.raises(ConfigError, match=r"is no export|belongs to a run|is the model itself"):
+        export_model(ExportArguments(model=model, output=str(output), format="safetensors", dtype="bf16"))
+    assert sorted(path.stat().st_mtime_ns for path in output.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,7 @@ def test_a_model_that_is_not_to_be_trusted_is_refused_before_step_1(bases, tmp_p
         (["--train_file", "rows", "--corpus", "rows"], 2, "--train_file and --corpus are all given"),
         (["--train_file", "nothing.jsonl"], 3, "--train_file nothing.jsonl: no such file"),
         (["--train_file", "rows/train.jsonl", "--validation_file", "v.jsonl"], 3, "--validation_file v.jsonl: no such file"),
+        (["--train_file", "rows", "--test_file", "tset.jsonl"], 3, "--test_file tset.jsonl: no such file"),
         (["--train_file", "bad/train.jsonl"], 3, "train.jsonl:2: the field 'answer' of the task qa is missing"),
         (["--train_file", "bad/odd.jsonl"], 2, "odd.jsonl:1 is of no built-in task: it has text"),
         (["--train_file", "bad/json.jsonl"], 3, "json.jsonl:1: line that is no JSON"),

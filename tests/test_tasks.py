@@ -59,6 +59,11 @@ def test_a_row_becomes_prompt_and_completion():
     assert (task.stop, task.truncate) == (("\nEquipment:",), "right")
 
 
+def test_a_field_s_name_in_the_words_of_a_prompt_is_no_field():
+    task = task_of(DIAGNOSTICS.replace("Solution:", "Find the solution of it:"))
+    assert task.render_prompt({"equipment": "x"}) == "Equipment: x\nError codes: none\nFind the solution of it:"
+
+
 @pytest.mark.parametrize(
     ("row", "told"),
     [

@@ -173,7 +173,14 @@ def withdraw_after(remote: RemoteFolder, step: int, run_id: str) -> list[str]:
     """
     withdrawn = []
     for name in remote_checkpoints(remote):
-        if (checkpoint_step(Path(name)) or 0) > step and read_remote_manifest(remote, name).run_id == run_id:
+        if (checkpoint_step(Path(name)) or 0) <= step:
+            continue
+        try:
+            own = read_remote_manifest(remote, name).run_id == run_id
+        except CheckpointError as error:  # nobody can go on from it either
+            logger.warning("%s", error)
+            own = True
+        if own:
             remote.rename(f"{name}/{MANIFEST}", f"{name}/{SET_ASIDE}")
             withdrawn.append(name)
     return withdrawn

@@ -18,8 +18,8 @@ _FILES = (RUN_RECORD, METRICS, SAMPLES, DIVERGENCE, "eval.json", "plots/*", "tok
 LAST_RECORDS = ("run.log", EXIT_RECORD)
 #: The last of a folder to go: without it a part of ``final/`` is no model.
 _LAST = ("config.json",)
-#: Files up to this size may be written to meanwhile, and are copied first; larger ones come whole, and renamed.
-_COPIED = 64 << 20
+#: What a run appends to while it is sent, and so is copied first; all else comes whole, and renamed.
+_APPENDED = (METRICS, SAMPLES, "run.log")
 
 
 class Records:
@@ -57,7 +57,7 @@ class Records:
         self.uploads.change(upload, "uploading", attempts=upload.attempts + 1)
         try:
             with tempfile.TemporaryDirectory(prefix="llmforge-") as folder:
-                if stamp[0] <= _COPIED:
+                if name in _APPENDED:
                     path = Path(shutil.copyfile(path, Path(folder) / path.name))
                 sent = int(self.courier.ask("put", path, name))
         except (LlmforgeError, OSError) as error:

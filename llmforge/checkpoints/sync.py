@@ -73,7 +73,8 @@ class Mirror:
         self._begun_at = step
         for path in list_checkpoints(self.run_dir):
             upload = self.uploads.checkpoints.get(path.name)
-            if upload is None or upload.state not in SETTLED:
+            # The one gone on from too: retention may have taken it out of the store, and the later ones go.
+            if upload is None or upload.state not in SETTLED or checkpoint_step(path) == step:
                 self._add(path, best_step_of(path))
         self._threads = [
             threading.Thread(target=self._send_checkpoints, name="mirror", daemon=True),
@@ -197,11 +198,12 @@ class Mirror:
         pause = BACKOFF[0]
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closed)
+                self._changed.wait_for(lambda: self._queue or self._begun_at is not None or self._closed)
                 if self._closed:
                     return
-                name = self._active = self._queue[-1]  # the newest: nothing is worth more if the machine goes now
-            done = self._withdraw() and self._send_checkpoint(name)
+                # The newest: nothing is worth more if the machine goes now.
+                name = self._active = self._queue[-1] if self._queue else None
+            done = self._withdraw() and (self._send_checkpoint(name) if name else None)
             with self._changed:
                 self._active, self._tidying = None, bool(done)
                 if done is not False and name in self._queue:
@@ -211,7 +213,7 @@ class Mirror:
                     # Whatever is new is tried along with it, and not before: the store is the same.
                     self._changed.wait_for(lambda: self._closed, min(pause, 2.0) if self._ending else pause)
                     pause = min(pause * 2, BACKOFF[1])
-            if done:
+            if done and name:
                 pause = BACKOFF[0]
                 self._tidy(name)
             with self._changed:

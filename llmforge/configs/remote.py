@@ -15,6 +15,19 @@ def shown_url(url: str) -> str:
     return without_secrets(url).partition("?")[0].rstrip("/")
 
 
+def refuse_secrets(url: str, flag: str) -> None:
+    """Refuse a URL whose password or query would stand in the run's records.
+
+    Raises:
+        ConfigError: It has one.
+    """
+    if "@" in url.partition("://")[2].partition("/")[0] or "?" in url:
+        raise ConfigError(
+            f"{flag} {shown_url(url)} was given with a password or a query, which records would show.",
+            "Give credentials by the environment or by the store's own files.",
+        )
+
+
 @dataclass
 class RemoteArguments:
     """Settings of the mirror of a run in a store.
@@ -60,11 +73,7 @@ class RemoteArguments:
                 )
             if re.match(r"https?://", self.remote, re.IGNORECASE):
                 raise ConfigError(f"--remote {shown} cannot be written to.", "Give gs://, s3:// or file://.")
-            if "@" in self.remote.partition("://")[2].partition("/")[0] or "?" in self.remote:
-                raise ConfigError(
-                    f"--remote {shown} was given with a password or a query, which records would show.",
-                    "Give credentials by the environment or by the store's own files.",
-                )
+            refuse_secrets(self.remote, "--remote")
         if self.upload_queue < 1:
             raise ConfigError(f"--upload_queue {self.upload_queue} would upload none.", "Give at least 1.")
         if self.remote_total_limit is not None and self.remote_total_limit < 0:

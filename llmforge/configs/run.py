@@ -10,7 +10,7 @@ from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
-from llmforge.configs.remote import RemoteArguments
+from llmforge.configs.remote import RemoteArguments, refuse_secrets
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.errors import ConfigError
 
@@ -23,7 +23,7 @@ class RunArguments:
     """Settings of a run.
 
     Raises:
-        ConfigError: Early stopping that would stop at once.
+        ConfigError: Early stopping that would stop at once; a URL with a password in it.
     """
 
     _argument_group_name = "run"
@@ -62,6 +62,8 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.resume is not None and "://" in self.resume:
+            refuse_secrets(self.resume, "--resume")
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ConfigError(f"--early_stopping_patience {self.early_stopping_patience} would stop at once.", "Give at least 1.")
         if not (math.isfinite(self.early_stopping_threshold) and self.early_stopping_threshold >= 0):

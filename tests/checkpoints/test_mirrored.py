@@ -162,6 +162,15 @@ def test_a_course_that_was_left_is_no_checkpoint_any_more_and_its_files_stay(rem
     assert remote_leftovers(remote) == []
 
 
+def test_a_damaged_manifest_of_a_course_that_was_left_is_set_aside_too(remote, run):
+    """It would be in the way of every upload otherwise."""
+    for step in (5, 10):
+        send_checkpoint(remote, checkpoint(run, step))
+    remote.write(f"checkpoint-10/{MANIFEST}", b"{")
+    assert withdraw_after(remote, 5, "run") == ["checkpoint-10"]
+    assert remote_checkpoints(remote) == ["checkpoint-5"]
+
+
 def test_damaged_manifests_are_passed_over(remote, run):
     for step in (5, 10, 15):
         send_checkpoint(remote, checkpoint(run, step))

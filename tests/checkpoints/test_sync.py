@@ -17,7 +17,7 @@ from llmforge.checkpoints import sync
 from llmforge.checkpoints.courier import Courier
 from llmforge.checkpoints.failures import RemoteError
 from llmforge.checkpoints.manifest import list_checkpoints
-from llmforge.checkpoints.mirrored import remote_checkpoints
+from llmforge.checkpoints.mirrored import delete_checkpoint, remote_checkpoints
 from llmforge.checkpoints.remote import RemoteFolder
 from llmforge.checkpoints.sync import Mirror
 from llmforge.checkpoints.uploads import Uploads, read_uploads
@@ -176,7 +176,7 @@ def test_a_store_that_fails_is_tried_again_until_it_mends(run, mirror, remote, c
     it.courier.down = True
     it.add(checkpoint(run, 5))
     (run / "metrics.jsonl").write_text("1\n")
-    until(lambda: it.courier.asked["withdraw_after"] >= 3)
+    until(lambda: it.courier.asked["withdraw_after"] + it.courier.asked["send_checkpoint"] >= 4)
     assert it.undelivered() == ["checkpoint-5", "metrics.jsonl"]
     it.courier.down = False
     assert it.drain(60) == []
@@ -291,6 +291,21 @@ def test_later_checkpoints_of_a_course_that_was_left_are_withdrawn(run, mirror, 
     second.add(checkpoint(run, 7))
     assert second.drain(60) == []
     assert remote_checkpoints(remote) == ["checkpoint-5", "checkpoint-7"]
+
+
+def test_a_course_is_left_at_once_and_what_the_run_goes_on_from_is_there(run, mirror, remote):
+    """Before anything new is saved: a machine that is lost by then is gone on with from what was chosen."""
+    first = mirror()
+    for step in (5, 10):
+        first.add(checkpoint(run, step))
+    assert first.drain(60) == []
+    first.close()
+    delete_checkpoint(remote, "checkpoint-5", "run")
+    (run / "checkpoint-10").rename(run / "aside")
+    second = mirror(start=False)
+    second.start(5)
+    until(lambda: remote_checkpoints(remote) == ["checkpoint-5"])
+    second.close()
 
 
 def test_the_record_of_the_end_goes_last(run, mirror, remote):

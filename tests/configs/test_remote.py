@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmforge.configs.remote import RemoteArguments
+from llmforge.configs.run import RunArguments
 from llmforge.errors import ConfigError
 
 
@@ -34,3 +35,10 @@ def test_what_is_no_place_to_write_is_refused_without_its_secrets(url, said):
 def test_numbers_that_cannot_be_are_refused(given):
     with pytest.raises(ConfigError, match=f"--{next(iter(given))}"):
         RemoteArguments(**given)
+
+
+@pytest.mark.parametrize("url", ["sftp://me:hunter2@host/place/run", "gs://bucket/run?X-Goog-Signature=hunter2"])
+def test_a_secret_in_the_url_to_resume_from_is_refused_too(url):
+    with pytest.raises(ConfigError, match=r"--resume .* was given with a password or a query") as caught:
+        RunArguments(resume=url)
+    assert "hunter2" not in str(caught.value)

@@ -168,6 +168,13 @@ def compile_template(text: str, content: str, called: str, variables: Mapping[st
     return _compiled(text, content, called, names, probe)
 
 
+def names_in(text: str) -> set[str]:
+    """The variables that a template prints or asks about, not the words of its text."""
+    from jinja2 import meta
+
+    return meta.find_undeclared_variables(environment().parse(text))
+
+
 def _refuse_attributes(tree: Any, content: str, called: str) -> None:
     """Refuse what reaches into Python's objects: the sandbox would give nothing, and say so only when it is rendered."""
     from jinja2 import nodes
