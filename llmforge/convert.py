@@ -12,13 +12,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from llmforge.configs.data import SPLITS, DataArguments
 from llmforge.data.documents import Account
 from llmforge.data.splits import REASONS
 from llmforge.errors import ConfigError, DataError, StorageError
-from llmforge.runtime.commands import run_command
+from llmforge.runtime.commands import CommandParser, run_command
 from llmforge.runtime.logs import console, printable, set_up_logging
 from llmforge.scenarios import parse_scenarios
 from llmforge.storage import new_file
@@ -154,14 +154,9 @@ def _write(path: Path, rows: list[Row] | None, result: Converted) -> None:
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line of `llmforge convert`."""
-    made = _Parser(
+    made = CommandParser(
         prog="llmforge convert", description="Scenario text, questions or chats to rows of a task.", allow_abbrev=False
     )
     made.add_argument(

@@ -20,7 +20,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from llmforge.checkpoints import render
 from llmforge.checkpoints.commit import delete
@@ -32,23 +32,18 @@ from llmforge.checkpoints.status import run_status
 from llmforge.checkpoints.summary import best_step, checkpoint_folders, find, summarise
 from llmforge.configs.source import without_secrets
 from llmforge.errors import CheckFailed, CheckpointError, ConfigError, LlmforgeError
-from llmforge.runtime.commands import run_command
+from llmforge.runtime.commands import CommandParser, run_command
 from llmforge.runtime.devices import format_bytes
 from llmforge.runtime.logs import console, printable, set_up_logging
 from llmforge.runtime.run_lock import RunLock
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line of `llmforge checkpoints`."""
-    whole = _Parser(
+    whole = CommandParser(
         prog="llmforge checkpoints", description="Look at the checkpoints of a run, and tidy them.", allow_abbrev=False
     )
-    verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    verbs = whole.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=CommandParser)
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
         made = verbs.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.", allow_abbrev=False)

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.checkpoints.manifest import checkpoint_step, is_committed
-from llmforge.checkpoints.summary import best_step
+from llmforge.checkpoints.summary import best_step, read_object
 from llmforge.checkpoints.uploads import Record, Upload, read_uploads, undelivered
-from llmforge.errors import CheckpointError, DataError
+from llmforge.errors import CheckpointError
 from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD, holds_a_run
 from llmforge.runtime.run_lock import holder
-from llmforge.storage import read_json
 
 
 def run_status(run: Path, url: str | None = None) -> dict[str, Any]:
@@ -83,15 +82,7 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is damaged.
     """
-    if not path.exists():
-        return {}
-    try:
-        value = read_json(path) if path.is_file() else None
-    except (DataError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged: it is no JSON.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no object.")
-    return value
+    return read_object(path) if path.exists() else {}
 
 
 def _state(running: bool, end: dict[str, Any], remote: bool) -> str:

@@ -115,7 +115,7 @@ def best_step(folders: Sequence[Path]) -> int | None:
     steps = {checkpoint_step(path) for path in folders}
     for path in reversed(folders):
         try:
-            state = _object(path / STATE)
+            state = read_object(path / STATE)
         except CheckpointError:
             continue
         step = state.get("best_global_step")
@@ -136,7 +136,7 @@ def summarise(path: Path, run: str | None = None) -> Summary:
     parts: list[dict[str, Any]] = []
     for name in (METADATA, STATE):
         try:
-            parts.append(_object(path / name))
+            parts.append(read_object(path / name))
         except CheckpointError as error:
             parts.append({})
             if (path / name).exists() or name == STATE:
@@ -184,7 +184,7 @@ def summarise(path: Path, run: str | None = None) -> Summary:
     )
 
 
-def _object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file that may be anything.
 
     Raises:

@@ -7,13 +7,25 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from llmforge.errors import EXIT_PREEMPTED, LlmforgeError
+from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError
 from llmforge.runtime.launch import on_first_machine, rank, rank_zero_first
 from llmforge.runtime.logs import printable
 from llmforge.runtime.run_lock import refuse_running
 from llmforge.runtime.signals import stop_signals
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose complaints are the one line of all others.
+
+    Raises:
+        ConfigError: From every parsing that fails.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """Replaces the usage on standard error."""
+        raise ConfigError(f"{message[:1].upper()}{message[1:]}.", f"See `{self.prog} --help`.")
 
 
 def _refuse_busy_folder(argv: Sequence[str]) -> None:
