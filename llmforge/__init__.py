@@ -50,7 +50,7 @@ _HOME = {
     "RunResult": "results",
     "Samples": "callbacks.samples",
     "StorageError": "errors",
-    "Task": "tasks",
+    "Task": "tasks.task",
     "Throughput": "callbacks.throughput",
     "TokenAccuracy": "metrics",
     "TokenizerArguments": "configs.tokenizer",
@@ -58,17 +58,17 @@ _HOME = {
     "ask": "generate",
     "build_model": "models",
     "build_trainer": "build",
-    "complete": "completions",
+    "complete": "sampling.completions",
     "evaluate_model": "evaluation",
     "export_model": "export",
     "convert_scenarios": "convert",
-    "find_task": "task_file",
+    "find_task": "tasks.files",
     "finetune_model": "finetune",
     "finish": "results",
     "load_prepared": "data.prepared",
-    "load_pretrained_model": "pretrained",
+    "load_pretrained_model": "pretrained.loading",
     "load_run": "history",
-    "load_task": "task_file",
+    "load_task": "tasks.files",
     "open_run": "run",
     "parse_finetune": "finetune",
     "parse_pretrain": "pretrain",
@@ -77,7 +77,7 @@ _HOME = {
     "prepare_run": "pretrain",
     "pretrain_model": "pretrain",
     "run_command": "runtime.commands",
-    "tuned_model": "finetuned",
+    "tuned_model": "tuning.start",
 }
 
 __all__ = sorted(_HOME)
@@ -92,7 +92,6 @@ if TYPE_CHECKING:
     from llmforge.callbacks.run_log import RunLog
     from llmforge.callbacks.samples import Samples
     from llmforge.callbacks.throughput import Throughput
-    from llmforge.completions import complete
     from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
     from llmforge.configs.evaluation import EvaluationArguments
@@ -116,20 +115,21 @@ if TYPE_CHECKING:
     from llmforge.evaluation import Evaluation, evaluate_model
     from llmforge.export import ExportResult, export_model
     from llmforge.finetune import finetune_model, parse_finetune, prepare_finetune
-    from llmforge.finetuned import tuned_model
     from llmforge.generate import ask
     from llmforge.history import Run, load_run
     from llmforge.metrics import BitsPerByte, Perplexity, TokenAccuracy
     from llmforge.models import build_model
     from llmforge.pretrain import parse_pretrain, prepare_run, pretrain_model
-    from llmforge.pretrained import load_pretrained_model
+    from llmforge.pretrained.loading import load_pretrained_model
     from llmforge.results import RunResult, finish
     from llmforge.run import open_run
     from llmforge.runtime.commands import run_command
     from llmforge.runtime.run_folder import RunFolder
-    from llmforge.task_file import find_task, load_task
-    from llmforge.tasks import Task
+    from llmforge.sampling.completions import complete
+    from llmforge.tasks.files import find_task, load_task
+    from llmforge.tasks.task import Task
     from llmforge.trainer import ForgeTrainer
+    from llmforge.tuning.start import tuned_model
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,6 @@ from llmforge.callbacks.run_log import RunLog
 from llmforge.callbacks.samples import Samples
 from llmforge.callbacks.stop import StopOnSignal
 from llmforge.callbacks.throughput import Throughput
-from llmforge.completions import check_prompts
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.run import RunArguments
@@ -32,6 +31,7 @@ from llmforge.runtime.launch import rank_zero_first, refuse_separate_worlds, use
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import reserve
 from llmforge.runtime.trackers import check_trackers, stay_offline_without_login
+from llmforge.sampling.completions import check_prompts
 from llmforge.trainer import ForgeTrainer
 
 

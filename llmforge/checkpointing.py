@@ -13,7 +13,6 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import SaveStrategy
 
-from llmforge.adapters import save_adapter
 from llmforge.callbacks.divergence import refuse_non_finite
 from llmforge.callbacks.loss_window import LossWindow
 from llmforge.checkpoints.restore import evaluation_is_due, restore_optimizer
@@ -21,6 +20,7 @@ from llmforge.checkpoints.resume import loading
 from llmforge.checkpoints.writer import CheckpointWriter
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.errors import CheckpointError
+from llmforge.pretrained.adapters import save_adapter
 from llmforge.runtime.signals import stop_signals
 
 #: At run time `ForgeTrainer` stays the only subclass of Trainer.

@@ -20,11 +20,11 @@ from llmforge.data.splits import REASONS
 from llmforge.errors import ConfigError, DataError, StorageError
 from llmforge.runtime.commands import CommandParser, run_command
 from llmforge.runtime.logs import console, printable, set_up_logging
-from llmforge.scenarios import parse_scenarios
 from llmforge.storage import new_file
-from llmforge.task_file import BUILT_IN, find_task, task_for
-from llmforge.task_rows import Row, read_rows, read_text_file, split_rows
-from llmforge.tasks import Task
+from llmforge.tasks.files import BUILT_IN, find_task, task_for
+from llmforge.tasks.rows import Row, read_rows, read_text_file, split_rows
+from llmforge.tasks.scenarios import parse_scenarios
+from llmforge.tasks.task import Task
 
 _ROW_FILES = (".jsonl", ".json", ".csv")
 

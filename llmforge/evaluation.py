@@ -25,15 +25,15 @@ from llmforge.data.prepared import PreparedDataset, load_prepared
 from llmforge.data.sources.corpus import check_corpus
 from llmforge.data.windows import WindowCollator
 from llmforge.errors import ConfigError
-from llmforge.evaluation_text import EvaluationText, refuse_other_tokenizer, text_of_corpus, text_of_dataset
-from llmforge.figures import LEVEL, RESAMPLES, Figures, figures_of, zstd_size
 from llmforge.parsing import ForgeParser
-from llmforge.pretrained import Pretrained, load_pretrained_model
+from llmforge.pretrained.loading import Pretrained, load_pretrained_model
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.launch import rank, rank_zero_first, refuse_separate_worlds, use_all_cores, world_size
 from llmforge.runtime.logs import console, logger, printable, set_up_logging
 from llmforge.runtime.run_folder import timestamp
 from llmforge.runtime.versions import installed_versions
+from llmforge.scoring.figures import LEVEL, RESAMPLES, Figures, figures_of, zstd_size
+from llmforge.scoring.text import EvaluationText, refuse_other_tokenizer, text_of_corpus, text_of_dataset
 from llmforge.storage import write_json
 from llmforge.trainer import ForgeTrainer
 

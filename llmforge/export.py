@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from llmforge.configs.export import ExportArguments
 from llmforge.errors import CheckFailed, ConfigError
-from llmforge.export_card import model_card, modelfile, origin_of, summary
-from llmforge.export_check import CheckResult, check_export, lines_to_verify
-from llmforge.export_folder import TransformersReader, write_folder
-from llmforge.gguf_server import GgufServer, has_reader
+from llmforge.exporting.card import model_card, modelfile, origin_of, summary
+from llmforge.exporting.check import CheckResult, check_export, lines_to_verify
+from llmforge.exporting.folder import TransformersReader, write_folder
+from llmforge.exporting.server import GgufServer, has_reader
 from llmforge.parsing import ForgeParser
-from llmforge.pretrained import Pretrained, load_pretrained_model
+from llmforge.pretrained.loading import Pretrained, load_pretrained_model
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.devices import available_cores, format_bytes
 from llmforge.runtime.logs import console, logger, set_up_logging
@@ -33,7 +33,7 @@ from llmforge.runtime.run_folder import RUN_RECORD
 from llmforge.storage import new_file, new_folder, sweep_partial, write_text
 
 if TYPE_CHECKING:
-    from llmforge.gguf_file import About
+    from llmforge.exporting.gguf_file import About
 
 _MAGIC = b"GGUF"
 #: What an exported folder consists of; one that holds anything else is never replaced.
@@ -151,14 +151,14 @@ def _refuse_original(output: Path, found: Pretrained) -> None:
 
 
 def _about(found: Pretrained, args: ExportArguments) -> About:
-    from llmforge.gguf_file import About
+    from llmforge.exporting.gguf_file import About
 
     origin = origin_of(found)
     return About(args.name or origin.name, summary(origin), args.license or origin.license)
 
 
 def _to_gguf(found: Pretrained, output: Path, args: ExportArguments, lines: Sequence[str]) -> ExportResult:
-    from llmforge.gguf_file import write_gguf
+    from llmforge.exporting.gguf_file import write_gguf
 
     about = _about(found, args)
     check = None

@@ -32,22 +32,22 @@ from llmforge.data.prepared import PreparedDataset, load_prepared
 from llmforge.data.shards import digest
 from llmforge.data.sources.corpus import check_corpus
 from llmforge.errors import CheckpointError, ConfigError, DataError
-from llmforge.finetuned import Start, load_start, tuned_model
-from llmforge.model_folder import find_folder
 from llmforge.optimizers import check_optimizer
 from llmforge.parsing import ForgeParser
 from llmforge.pretrain import check_run, evaluate_run
+from llmforge.pretrained.folder import find_folder
 from llmforge.results import RunResult, finish
 from llmforge.run import announce, open_run
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.launch import rank_zero_first, refuse_missing_gpus
 from llmforge.runtime.logs import logger, set_up_logging
 from llmforge.runtime.trackers import check_trackers
-from llmforge.shape import shape_of, trained_parameters
+from llmforge.scoring.tasks import score_rows
 from llmforge.storage import cache_root, new_folder
-from llmforge.task_data import fitting_size, prepare_task
-from llmforge.task_scores import score_rows
-from llmforge.task_splits import TaskRows, read_task_rows, split_task_rows
+from llmforge.tasks.examples import fitting_size, prepare_task
+from llmforge.tasks.splits import TaskRows, read_task_rows, split_task_rows
+from llmforge.tuning.shape import shape_of, trained_parameters
+from llmforge.tuning.start import Start, load_start, tuned_model
 
 #: Prompts of held-out rows that are completed at evaluations, where none are given.
 _SAMPLES = 2

@@ -15,18 +15,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llmforge.completions import Completion, check_prompts, completions
 from llmforge.configs.generation import GenerateArguments, GenerationArguments
-from llmforge.dialogue import converse
 from llmforge.errors import ConfigError, DataError
-from llmforge.model_folder import find_folder
 from llmforge.parsing import ForgeParser
-from llmforge.pretrained import Pretrained, load_pretrained_model
+from llmforge.pretrained.folder import find_folder
+from llmforge.pretrained.loading import Pretrained, load_pretrained_model
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.logs import logger, printable, set_up_logging
+from llmforge.sampling.completions import Completion, check_prompts, completions
+from llmforge.sampling.dialogue import converse
 from llmforge.storage import new_file
-from llmforge.task_file import find_task, load_task, parse_fields
-from llmforge.tasks import Task
+from llmforge.tasks.files import find_task, load_task, parse_fields
+from llmforge.tasks.task import Task
 
 
 def read_prompts(args: GenerateArguments, generation: GenerationArguments) -> list[str]:

@@ -30,11 +30,11 @@ from llmforge.data.sources.corpus import check_corpus
 from llmforge.errors import ConfigError
 from llmforge.evaluation import Evaluation, evaluate_on, report, result_path
 from llmforge.mirroring import check_remote, default_folder, is_remote
-from llmforge.model_folder import find_folder
 from llmforge.models import build_config, build_model, check_block_size, embedding_rows, get_preset
 from llmforge.optimizers import check_optimizer
 from llmforge.parsing import ForgeParser
-from llmforge.pretrained import load_pretrained_model
+from llmforge.pretrained.folder import find_folder
+from llmforge.pretrained.loading import load_pretrained_model
 from llmforge.results import RunResult, finish
 from llmforge.run import announce, open_run
 from llmforge.runtime.commands import run_command

@@ -8,16 +8,16 @@ from typing import Any
 
 from llmforge.callbacks.divergence import refuse_non_finite
 from llmforge.callbacks.samples import sample_line
-from llmforge.completions import complete
 from llmforge.configs.finetune import FinetuneConfig
 from llmforge.configs.run import RunConfig
 from llmforge.data.prepared import PreparedDataset
-from llmforge.finetuned import Start, model_card, write_final
 from llmforge.runtime.devices import format_bytes, peak_memory
 from llmforge.runtime.logs import logger, printable, show
 from llmforge.runtime.run_folder import FINAL, SAMPLES, RunFolder
+from llmforge.sampling.completions import complete
 from llmforge.storage import append_json_line, new_folder, write_json, write_text
 from llmforge.trainer import ForgeTrainer
+from llmforge.tuning.start import Start, model_card, write_final
 
 
 @dataclass

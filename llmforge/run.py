@@ -26,8 +26,8 @@ from llmforge.runtime.run_folder import METRICS, RUN_RECORD, RUNS_ROOT, RunFolde
 from llmforge.runtime.run_lock import alone_in
 from llmforge.runtime.signals import stop_signals
 from llmforge.runtime.trackers import tracker_environment
-from llmforge.shape import about, shape_of, trained_parameters
 from llmforge.storage import is_disk_full, read_json, read_json_lines
+from llmforge.tuning.shape import about, shape_of, trained_parameters
 
 #: fp32 weights, in bytes a parameter; gradients and the two moments of AdamW, in bytes a trained one.
 _WEIGHT_BYTES, _STATE_BYTES = 4, 12

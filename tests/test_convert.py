@@ -11,8 +11,8 @@ import pytest
 
 from llmforge import convert
 from llmforge.runtime.commands import run_command
-from llmforge.scenarios import parse_scenarios
-from llmforge.task_file import BUILT_IN, find_task, load_task
+from llmforge.tasks.files import BUILT_IN, find_task, load_task
+from llmforge.tasks.scenarios import parse_scenarios
 
 TASK = """\
 name: diagnostics

@@ -16,7 +16,7 @@ import zstandard
 from helpers import ROOT, tiny_model
 from test_pretrain import command as pretrain_command
 
-from llmforge import cli, evaluation, evaluation_text
+from llmforge import cli, evaluation
 from llmforge.configs.data import DataArguments
 from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.tokenizer import TokenizerArguments
@@ -24,7 +24,8 @@ from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import load_prepared
 from llmforge.errors import ConfigError, DataError
 from llmforge.evaluation import evaluate_model
-from llmforge.figures import figures_of, zstd_size
+from llmforge.scoring.figures import figures_of, zstd_size
+from llmforge.scoring.text import text_of_dataset
 from llmforge.tokenization import train_tokenizer
 
 BLOCK = 32
@@ -193,7 +194,7 @@ def prepared(tmp_path, tokenizer_folder):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_documents_are_put_together_again_from_rows(split, prepared, tokenizer):
     """Also those that stand there several times, and those that are cut into many pieces."""
-    text = evaluation_text.text_of_dataset(prepared, split)
+    text = text_of_dataset(prepared, split)
     found = sorted(
         (text.sources[source], tokenizer.decode(ids)) for source, ids in zip(text.source_of, text.documents, strict=True)
     )
@@ -217,7 +218,7 @@ def test_a_split_s_figures_are_those_of_the_trainer_and_by_source(preset, saved,
         assert getattr(found.total, name) == pytest.approx(own[f"eval_{name}"], rel=1e-5)
     assert set(found.sources) == {"left", "right"}
     assert sum(part.tokens for part in found.sources.values()) == found.total.tokens
-    text = evaluation_text.text_of_dataset(prepared, "test")
+    text = text_of_dataset(prepared, "test")
     for number, name in enumerate(text.sources):
         part = [tokenizer.decode(ids) for ids, of in zip(text.documents, text.source_of, strict=True) if of == number]
         same(found.sources[name], counted(model, tokenizer, part))

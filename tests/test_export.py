@@ -18,13 +18,14 @@ import torch
 from helpers import ROOT, tiny_model
 from reliability.harness import KillAt, forked
 
-from llmforge import cli, export, export_check, gguf_file, gguf_server
+from llmforge import cli, export
 from llmforge.configs.export import ExportArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.errors import CheckFailed, ConfigError, DataError, StorageError
 from llmforge.export import export_model
+from llmforge.exporting import check, gguf_file, server
+from llmforge.exporting.lines import verify_lines
 from llmforge.tokenization import load_pretrained, train_tokenizer
-from llmforge.verify_text import verify_lines
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="the extra gguf is not installed")
 
@@ -99,7 +100,7 @@ def opened(preset: str, vocabulary: str, dtype: str, saved, tokenizers, tmp_path
     assert result.verified
     assert result.check.lines >= 2_600
     assert result.check.prefixes >= 200
-    assert result.check.error <= export_check.BOUNDS[dtype]
+    assert result.check.error <= check.BOUNDS[dtype]
     assert result.check.same_first > (0.9 if dtype in ("f32", "f16") else 0.7)
     return result
 
@@ -128,7 +129,7 @@ def test_llama_cpp_finds_the_same_in_every_dtype(preset, vocabulary, dtype, save
 
 
 def test_the_lines_hold_what_tokenizers_get_wrong(tokenizers):
-    lines = export_check.lines_to_verify(tokenizers["own tokens"], None)
+    lines = check.lines_to_verify(tokenizers["own tokens"], None)
     text = "\n".join(lines)
     assert len(lines) == len(set(lines)) >= 2_000
     for part in (
@@ -413,7 +414,7 @@ def test_results_and_data_card_come_from_the_run(tokenizer, tmp_path):
 
 
 def test_without_llama_cpp_it_is_written_and_marked(model_folder, monkeypatch, capsys):
-    for module in (export, gguf_server):
+    for module in (export, server):
         monkeypatch.setattr(module, "has_reader", lambda: False)
     assert cli.main(["export", "--model", str(model_folder), "--output", "model.gguf", "--json"]) == 0
     out, err = capsys.readouterr()

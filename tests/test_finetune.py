@@ -18,9 +18,9 @@ from llmforge.configs.finetune import FinetuneArguments, FinetuneConfig
 from llmforge.configs.lora import LoraArguments
 from llmforge.configs.tuning import FinetuneTrainingArguments
 from llmforge.errors import ConfigError
-from llmforge.finetuned import fit_embeddings, grow_tokenizer, load_start, set_dropout, tuned_model
 from llmforge.runtime.commands import run_command
-from llmforge.task_file import BUILT_IN, load_task
+from llmforge.tasks.files import BUILT_IN, load_task
+from llmforge.tuning.start import fit_embeddings, grow_tokenizer, load_start, set_dropout, tuned_model
 
 WORDS = "func return err nil if for range string int error path data open close read write".split()
 QUIET = ["--report_to", "none", "--disable_tqdm", "--logging_steps", "1", "--per_device_train_batch_size", "4", "--prompts"]

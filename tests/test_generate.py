@@ -10,12 +10,12 @@ import pytest
 from helpers import tiny_model
 
 from llmforge import cli, generate
-from llmforge.completions import complete
 from llmforge.configs.generation import GenerateArguments, GenerationArguments
-from llmforge.dialogue import Dialogue, converse, typed
 from llmforge.errors import ConfigError
-from llmforge.pretrained import load_pretrained_model
+from llmforge.pretrained.loading import load_pretrained_model
 from llmforge.runtime.logs import printable
+from llmforge.sampling.completions import complete
+from llmforge.sampling.dialogue import Dialogue, converse, typed
 
 FEW = ["--max_new_tokens", "8"]
 

@@ -16,10 +16,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from llmforge.completions import complete
 from llmforge.configs.generation import GenerationArguments
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import SAMPLES
+from llmforge.sampling.completions import complete
 from llmforge.storage import append_json_line, keep_json_lines
 
 

@@ -11,8 +11,8 @@ import torch
 from helpers import tiny_model
 
 from llmforge.callbacks.samples import Samples
-from llmforge.completions import complete
 from llmforge.configs.generation import GenerationArguments
+from llmforge.sampling.completions import complete
 
 SETTINGS = GenerationArguments(prompts=["return", "<PR_TITLE>func"], max_new_tokens=8, strategies=[])
 

@@ -16,10 +16,10 @@ from llmforge.data.prepared import load_prepared
 from llmforge.data.rows import BLANK, PackedRows, mask_of, mask_pieces, to_dataset
 from llmforge.errors import DataError
 from llmforge.losses import IGNORE
-from llmforge.task_data import Encoder, Example, fitting_size, pack_examples, prepare_task
-from llmforge.task_file import BUILT_IN
-from llmforge.task_rows import Row
-from llmforge.tasks import Task
+from llmforge.tasks.examples import Encoder, Example, fitting_size, pack_examples, prepare_task
+from llmforge.tasks.files import BUILT_IN
+from llmforge.tasks.rows import Row
+from llmforge.tasks.task import Task
 from llmforge.tokenization import load
 
 WORDS = "func return err nil if for range string int error path data open close read write".split()

@@ -1,4 +1,4 @@
-"""Model folders that are taken, and those that are refused in one line: llmforge.pretrained and what it stands on."""
+"""Model folders that are taken, and those that are refused in one line: llmforge.pretrained.loading and what it stands on."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from helpers import tiny_model
 from safetensors.torch import load_file, save_file
 
 from llmforge import cli
-from llmforge.adapters import record_base
 from llmforge.errors import CheckpointError
-from llmforge.pretrained import load_pretrained_model
+from llmforge.pretrained.adapters import record_base
+from llmforge.pretrained.loading import load_pretrained_model
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """A GGUF file, opened by llama.cpp itself, in a process of its own.
 
 llama.cpp ends its process where a file is not as it should be, and talks much on the terminal. So it runs as
-``python -m llmforge.gguf_server FILE CONTEXT THREADS``, tells where it listens, and ends when its standard input does.
+``python -m llmforge.exporting.server FILE CONTEXT THREADS``, tells where it listens, and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class GgufServer:
 
     def __enter__(self) -> GgufServer:
         self._said = tempfile.TemporaryFile()
-        command = [sys.executable, "-m", "llmforge.gguf_server", str(self.path), str(self.context), str(self.threads)]
+        command = [sys.executable, "-m", "llmforge.exporting.server", str(self.path), str(self.context), str(self.threads)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)
         assert self._process.stdout is not None
         for line in self._process.stdout:

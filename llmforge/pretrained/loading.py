@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmforge.adapters import find_base, merge_adapter
 from llmforge.errors import CheckpointError, DataError
-from llmforge.model_folder import ADAPTER_CONFIG, find_folder, load_model, load_tokenizer, read_settings
+from llmforge.pretrained.adapters import find_base, merge_adapter
+from llmforge.pretrained.folder import ADAPTER_CONFIG, find_folder, load_model, load_tokenizer, read_settings
 from llmforge.runtime.run_folder import RUN_RECORD
 from llmforge.storage import read_json
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from llmforge.errors import CheckFailed, DataError
-from llmforge.verify_text import verify_lines
+from llmforge.exporting.lines import verify_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

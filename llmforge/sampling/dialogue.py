@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from llmforge.completions import continue_ids, encode_prompt
 from llmforge.configs.generation import GenerationArguments
 from llmforge.errors import ConfigError, LlmforgeError
-from llmforge.pretrained import Pretrained
+from llmforge.pretrained.loading import Pretrained
 from llmforge.runtime.logs import printable
+from llmforge.sampling.completions import continue_ids, encode_prompt
 from llmforge.storage import write_text
 
 #: What a setting is called at the prompt, and what it is made of.

@@ -9,8 +9,8 @@ import pytest
 
 from llmforge.configs.generation import GenerationArguments
 from llmforge.errors import ConfigError, DataError
-from llmforge.task_file import BUILT_IN, find_task, load_task, parse_fields, task_for
-from llmforge.tasks import Piece
+from llmforge.tasks.files import BUILT_IN, find_task, load_task, parse_fields, task_for
+from llmforge.tasks.task import Piece
 
 DIAGNOSTICS = """\
 name: diagnostics

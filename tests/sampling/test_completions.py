@@ -9,11 +9,11 @@ import pytest
 import torch
 from helpers import tiny_model
 
-from llmforge.completions import complete, completions
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
 from llmforge.errors import ConfigError
 from llmforge.models import build_model
+from llmforge.sampling.completions import complete, completions
 
 GREEDY = GenerationArguments(max_new_tokens=12, do_sample=False)
 SAMPLED = GenerationArguments(max_new_tokens=12, temperature=1.0, top_p=1.0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmforge.errors import CheckFailed
-from llmforge.pretrained import Pretrained
+from llmforge.pretrained.loading import Pretrained
 from llmforge.storage import is_disk_full
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from llmforge.errors import DataError
 from llmforge.runtime.logs import logger
 from llmforge.runtime.versions import installed_versions
 from llmforge.storage import cache_root, json_text, new_folder
-from llmforge.task_rows import Row
-from llmforge.tasks import Piece, Task
+from llmforge.tasks.rows import Row
+from llmforge.tasks.task import Piece, Task
 from llmforge.tokenization import FILES, TextTokenizer, load
 
 #: Raised whenever the same rows and settings would give other packed ones.

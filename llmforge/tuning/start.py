@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from llmforge.adapters import record_base, save_adapter
 from llmforge.attention import install_attention
 from llmforge.configs.finetune import DROPOUTS, FinetuneConfig
 from llmforge.configs.lora import LoraArguments
@@ -20,9 +19,10 @@ from llmforge.configs.tokenizer import PAD
 from llmforge.errors import ConfigError
 from llmforge.losses import install_losses
 from llmforge.models import embedding_rows, suppress_spare
-from llmforge.pretrained import Pretrained, load_pretrained_model
+from llmforge.pretrained.adapters import record_base, save_adapter
+from llmforge.pretrained.loading import Pretrained, load_pretrained_model
 from llmforge.runtime.logs import logger
-from llmforge.tasks import Task
+from llmforge.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -204,7 +204,7 @@ def write_final(trained: Any, start: Start, config: FinetuneConfig, folder: Path
 
 def load_own_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in a model's folder, as it lies there."""
-    from llmforge.model_folder import load_tokenizer
+    from llmforge.pretrained.folder import load_tokenizer
 
     return load_tokenizer(folder, "--from_pretrained")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.errors import DataError
-from llmforge.export_check import CheckResult
-from llmforge.pretrained import Pretrained
+from llmforge.exporting.check import CheckResult
+from llmforge.pretrained.loading import Pretrained
 from llmforge.runtime.run_folder import RUN_RECORD
 from llmforge.storage import read_json
 

@@ -36,7 +36,7 @@ from llmforge.configs.tokenizer import END_OF_TEXT
 from llmforge.data.formats.templates import CHAT_TEMPLATE, RecordRefused, Template, compile_template, names_in
 from llmforge.errors import DataError
 from llmforge.storage import write_text
-from llmforge.task_fields import TaskField, TaskList, key_of, messages, values_of
+from llmforge.tasks.fields import TaskField, TaskList, key_of, messages, values_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,8 +10,8 @@ from typing import Any
 
 from llmforge.configs.generation import GenerationArguments
 from llmforge.errors import ConfigError
-from llmforge.task_fields import MESSAGES, TaskField, key_of, nearest
-from llmforge.tasks import TASK_FILE, Task
+from llmforge.tasks.fields import MESSAGES, TaskField, key_of, nearest
+from llmforge.tasks.task import TASK_FILE, Task
 
 #: Settings of `GenerationArguments` that a task may give defaults for.
 GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k")

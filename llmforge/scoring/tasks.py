@@ -9,7 +9,7 @@ from llmforge.configs.finetune import FinetuneConfig
 from llmforge.data.collate import PackedCollator
 from llmforge.data.prepared import PreparedDataset
 from llmforge.errors import DataError
-from llmforge.pretrained import load_pretrained_model
+from llmforge.pretrained.loading import load_pretrained_model
 from llmforge.results import metrics_of
 from llmforge.runtime.launch import rank, use_all_cores
 from llmforge.runtime.logs import show

@@ -12,9 +12,9 @@ from llmforge.configs.finetune import FinetuneArguments
 from llmforge.data.documents import Account
 from llmforge.errors import ConfigError, DataError
 from llmforge.runtime.logs import logger
-from llmforge.task_file import find_task, load_task, task_for
-from llmforge.task_rows import Row, read_rows, split_rows
-from llmforge.tasks import Task
+from llmforge.tasks.files import find_task, load_task, task_for
+from llmforge.tasks.rows import Row, read_rows, split_rows
+from llmforge.tasks.task import Task
 
 
 @dataclass

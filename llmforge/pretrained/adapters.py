@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmforge.errors import CheckpointError
-from llmforge.model_folder import find_folder, read_settings, refusing
+from llmforge.pretrained.folder import find_folder, read_settings, refusing
 from llmforge.runtime.logs import logger
 from llmforge.storage import write_json
 
@@ -29,7 +29,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def record_base(adapter: Path, base: Path) -> None:
-    """Write beside an adapter which weights it was trained on; `llmforge.pretrained.load_pretrained_model` refuses others.
+    """Write beside an adapter its base; `load_pretrained_model` refuses another.
 
     Raises:
         StorageError: It cannot be written.

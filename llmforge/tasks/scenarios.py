@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmforge.task_fields import TaskField, key_of
-from llmforge.tasks import Task
+from llmforge.tasks.fields import TaskField, key_of
+from llmforge.tasks.task import Task
 
 _SEPARATOR = re.compile(r"\s*(?:([-=*_~])\s*(?:\1\s*){2,}|#{1,6}(?:\s.*)?)$")
 #: A name of up to five words, in bold perhaps, and its value.

@@ -16,7 +16,7 @@ from llmforge.configs.data import DataArguments
 from llmforge.data.dedup import signatures, text_hash
 from llmforge.data.splits import Assignment, assign, split_position
 from llmforge.errors import DataError
-from llmforge.tasks import Task
+from llmforge.tasks.task import Task
 
 #: Texts whose signatures are made together.
 _TOGETHER = 256

@@ -1,0 +1,1 @@
+"""Text from a model: completions of prompts, once or at the terminal."""

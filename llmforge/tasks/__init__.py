@@ -1,0 +1,1 @@
+"""Tasks: what a model is asked and should answer, and the rows that teach it."""
