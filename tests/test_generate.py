@@ -182,7 +182,7 @@ def test_a_long_history_keeps_its_end(found, capsys):
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_dialogue(found, monkeypatch, capsys):
-    from llmforge import dialogue as module
+    from llmforge.sampling import dialogue as module
 
     def interrupted(model, tokenizer, ids, args, seed, show):
         show("half")
