@@ -32,6 +32,7 @@ from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import reserve
 from llmforge.runtime.trackers import check_trackers, stay_offline_without_login
 from llmforge.sampling.completions import check_prompts
+from llmforge.sharding import refuse_unsharded
 from llmforge.trainer import ForgeTrainer
 
 
@@ -67,6 +68,7 @@ def build_trainer(
     """
     run = run or RunArguments()
     refuse_separate_worlds(args)
+    refuse_unsharded(args)
     if folder is None and not args.explicit_folder:  # stock's default is one folder for every run
         args.output_dir = rank_zero_first()(lambda: str(reserve("run")))
     disable_progress_bar()  # those of loading and saving; Trainer's own stay

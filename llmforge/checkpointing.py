@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import SaveStrategy
 
@@ -22,6 +24,7 @@ from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.errors import CheckpointError
 from llmforge.pretrained.adapters import save_adapter
 from llmforge.runtime.signals import stop_signals
+from llmforge.sharding import load_weights, spread_optimizer_state
 
 #: At run time `ForgeTrainer` stays the only subclass of Trainer.
 _Trainer = Trainer if TYPE_CHECKING else object
@@ -164,14 +167,20 @@ class Checkpointing(_Trainer):  # type: ignore[misc, valid-type]
         """Extends `Trainer._load_best_model`: a best checkpoint that is damaged is not loaded, and the last model stays."""
         if self.checkpoints.is_sound(self.state.best_model_checkpoint):
             with loading(self.state.best_model_checkpoint):
-                super()._load_best_model()
+                if self.is_fsdp_enabled:
+                    self._issue_warnings_after_load(load_weights(self.model, Path(self.state.best_model_checkpoint)))
+                else:
+                    super()._load_best_model()
         else:
             self.state.best_model_checkpoint = None
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Extends `Trainer._load_from_checkpoint`: what cannot be loaded is told in one line."""
         with loading(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if self.is_fsdp_enabled:  # stock looks for weights in FSDP's own files, which no other training reads
+                self._issue_warnings_after_load(load_weights(self.model, Path(resume_from_checkpoint)))
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Extends `Trainer._load_optimizer_and_scheduler`: settings that were changed are the new ones.
@@ -180,7 +189,15 @@ class Checkpointing(_Trainer):  # type: ignore[misc, valid-type]
         given now; and where one of the two files is missing it silently loads neither.
         """
         with loading(checkpoint):
-            restore_optimizer(self, checkpoint, super()._load_optimizer_and_scheduler)
+            stock = super()._load_optimizer_and_scheduler
+            restore_optimizer(self, checkpoint, self._load_sharded_optimizer if self.is_fsdp_enabled else stock)
+
+    def _load_sharded_optimizer(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, map_location="cpu", weights_only=True, mmap=True)
+        self.optimizer.load_state_dict(spread_optimizer_state(state, self.optimizer))
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """Extends `Trainer._load_scaler`, which fails where a training in fp16 goes on in another precision."""

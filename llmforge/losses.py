@@ -12,6 +12,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from llmforge.runtime.logs import logger
+from llmforge.sharding import is_shard, unshard
 
 if TYPE_CHECKING:
     import torch
@@ -118,9 +119,12 @@ def _plain_head(model: PreTrainedModel) -> torch.nn.Linear | None:
     if type(model).forward not in known or getattr(model.config, "add_cross_attention", False):
         return None
     head = model.get_output_embeddings()
-    if type(head) is not torch.nn.Linear or head.bias is not None or "forward" in vars(head):
+    if not isinstance(head, torch.nn.Linear) or head.bias is not None or "forward" in vars(head):
         return None
-    if head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks:
+    if is_shard(head):  # FSDP's own class and hooks; `_lean_output` brings the weight together
+        return head
+    hooks = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks or head._backward_pre_hooks
+    if type(head) is not torch.nn.Linear or hooks:
         return None
     weight = head.weight  # of another class where it is quantized or spread over devices
     plain = type(weight) in (torch.nn.Parameter, torch.Tensor) and weight.is_floating_point() and not weight.is_meta
@@ -162,6 +166,7 @@ def _lean_output(
 
     made = model.base_model(*args, **kwargs)
     hidden = made.last_hidden_state
+    unshard(head)  # which the norm before it has done already: they are in one group
     goals = targets.reshape(-1).to(hidden.device)
     total = linear_cross_entropy(hidden.reshape(-1, hidden.shape[-1]), head.weight, goals, IGNORE)
     count = (goals != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch

@@ -21,6 +21,8 @@ from llmforge.errors import ConfigError
 from llmforge.muon import Muon
 from llmforge.runtime.devices import probe_device
 from llmforge.runtime.logs import logger
+from llmforge.sharding import OPTIMIZERS as SHARDED
+from llmforge.sharding import wants_sharding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,8 +65,8 @@ def check_optimizer(args: ForgeTrainingArguments, model_type: str | None = None)
         model_type: Of the model's config, if known.
 
     Raises:
-        ConfigError: Its package is missing; GaLore or APOLLO without linear layers to work on; Muon
-            with sharded parameters or with settings that are not its own.
+        ConfigError: Its package is missing; GaLore or APOLLO without linear layers to work on; one that sharding
+            breaks; Muon with settings that are not its own.
     """
     name = str(getattr(args.optim, "value", args.optim))
     for start, (package, *modules) in _PACKAGES.items():
@@ -79,18 +81,22 @@ def check_optimizer(args: ForgeTrainingArguments, model_type: str | None = None)
                 f"--optim {name} needs --optim_target_modules: the linear layers it works on.",
                 "Give --optim_target_modules '.*(attention|mlp).*'.",
             )
+    if wants_sharding(args) and name not in SHARDED:
+        raise ConfigError(
+            f"--optim {name} works on whole matrices, and FSDP gives each process a piece of them.",
+            f"Use --optim {' or '.join(SHARDED)}, or train without sharding.",
+        )
     if name != "muon":
         if args.muon_adamw_lr is not None:
             raise ConfigError(f"--muon_adamw_lr {args.muon_adamw_lr} is for --optim muon, and this is {name}.", "Leave it out.")
         return
     if args.optim_args:
         raise ConfigError(f"--optim muon takes no --optim_args, got {args.optim_args}.", "See --muon_adamw_lr.")
-    for way, asked in {"FSDP": args.fsdp, "DeepSpeed": args.deepspeed}.items():
-        if asked or os.environ.get(f"ACCELERATE_USE_{way.upper()}", "").lower() in ("1", "true", "yes", "on"):
-            raise ConfigError(
-                f"--optim muon works on whole matrices, and {way} gives each process a piece of them.",
-                "Use --optim adamw_torch_fused, or train without sharding.",
-            )
+    if args.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true", "yes", "on"):
+        raise ConfigError(
+            "--optim muon works on whole matrices, and DeepSpeed gives each process a piece of them.",
+            "Use --optim adamw_torch_fused, or train without sharding.",
+        )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from llmforge.runtime.devices import format_bytes, peak_memory
 from llmforge.runtime.logs import logger, printable, show
 from llmforge.runtime.run_folder import FINAL, SAMPLES, RunFolder
 from llmforge.sampling.completions import complete
+from llmforge.sharding import whole_model
 from llmforge.storage import append_json_line, new_folder, write_json, write_text
 from llmforge.trainer import ForgeTrainer
 from llmforge.tuning.start import Start, model_card, write_final
@@ -70,15 +71,16 @@ def finish(
     test = data.rows("test", config.data.max_eval_samples)
     if test is not None:
         result.test = metrics_of(trainer.predict(test).metrics, "test_")
+    trained = whole_model(trainer.model, run.is_main)
     if run.is_main:
-        parameters = trainer.model.num_parameters()
+        parameters = trained.num_parameters()
         with new_folder(result.final, replace=True) as staging:
             # In the published layout, which other programs read; checkpoints keep the model's own names.
             if start is not None and isinstance(config, FinetuneConfig):
-                model = write_final(trainer.model, start, config, staging)
+                model = write_final(trained, start, config, staging)
                 about = model_card(start, config, parameters)
             else:
-                model = trainer.model
+                model = trained
                 model.save_pretrained(staging)
                 data.tokenizer.save_pretrained(staging)
                 about = _from_scratch(model, parameters)

@@ -30,6 +30,7 @@ from llmforge.models import compile_blocks
 from llmforge.optimizers import build_optimizer, decayed_names, making
 from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.signals import outliving
+from llmforge.sharding import whole
 from llmforge.tokenization import from_pretrained_tokenizer
 
 
@@ -188,7 +189,7 @@ class ForgeTrainer(Checkpointing, Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Extends `Trainer._get_grad_norm`: keeps it for `Divergence`; a step is complete here and not yet applied."""
         self.last_losses, self._losses = self._losses, []
-        self.last_grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.last_grad_norm = whole(super()._get_grad_norm(model, grad_norm=grad_norm))  # of FSDP, one that is spread
         return self.last_grad_norm
 
     def rows_of_step(self, step: int) -> list[dict[str, Any]]:

@@ -54,6 +54,7 @@ ORDER: list[set[str]] = [
         "trackers",
         "commands",
     ),
+    {"sharding"},
     {"cross_entropy", "muon", "segments", "fast_merges"},
     {"tokenization", "metrics", "losses", "attention", "optimizers"},
     {"fast_tokens"},

@@ -150,13 +150,13 @@ def train(folder: Path, words: list[str], interrupt_at: int | None = None) -> Ru
     return Run(folder)
 
 
-def train_on_two(folder: Path, words: list[str]) -> Run:
+def train_on_two(folder: Path, words: list[str], config: tuple[str, ...] = ("cpu_ddp.yaml", "-m", "llmforge", "pretrain")) -> Run:
     """`accelerate launch … -m llmforge pretrain` on two processes, from `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [Path(sitecustomize.__file__).parent, ROOT]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "WATCHED_ROWS": str(folder / "rows")}
     launcher = [str(Path(sys.executable).with_name("accelerate")), "launch"]
-    launcher += ["--config_file", str(ROOT / "accelerate_configs" / "cpu_ddp.yaml"), "-m", "llmforge", "pretrain"]
+    launcher += ["--config_file", str(ROOT / "accelerate_configs" / config[0]), *config[1:]]
     result = subprocess.run(
         [*launcher, *words], capture_output=True, text=True, cwd=folder, env=environment, timeout=300, check=False
     )
@@ -165,6 +165,12 @@ def train_on_two(folder: Path, words: list[str]) -> Run:
     assert run.record()["processes"] == 2
     assert len(list((folder / "rows").iterdir())) == 2
     return run
+
+
+def train_sharded(folder: Path, words: list[str]) -> Run:
+    """The same with FSDP, by the file for GPUs and on the CPU (sharded_on_cpu.py)."""
+    config = ("fsdp.yaml", "--gpu_ids", "all", "--mixed_precision", "no", str(ROOT / "tests" / "sharded_on_cpu.py"), "pretrain")
+    return train_on_two(folder, words, config)
 
 
 def cut(run: Run, step: int, folder: Path) -> Path:
@@ -324,6 +330,38 @@ def test_a_run_of_one_process_goes_on_with_two(step, plain, preset, documents, t
     run = train_on_two(folder, [*arguments(preset, documents, False, **STEADY, **batches(4, 1)), "--resume"])
     assert run.order() == {number: rows for number, rows in plain.order().items() if number > step}
     assert_same_within_rounding(run, plain)
+
+
+SHARDABLE = STEADY | {"optim": "adamw_torch", "learning_rate": 2e-3}
+
+
+@pytest.fixture(scope="module")
+def plain_adamw(preset, documents, place):
+    """As `plain`, by an optimizer that can be sharded."""
+    return train(place / "adamw", arguments(preset, documents, False, **SHARDABLE))
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_sharded(plain_adamw, preset, documents, tmp_path):
+    """FSDP of two processes: weights and optimizer are spread, one process's are loaded into them, and `final/` is whole."""
+    folder = cut(plain_adamw, 3, tmp_path)
+    words = arguments(preset, documents, False, **SHARDABLE, **batches(2, 2), prompts="func")
+    run = train_sharded(folder, [*words, "--resume"])
+    assert run.order() == {step: rows for step, rows in plain_adamw.order().items() if step > 3}
+    assert_same_within_rounding(run, plain_adamw)
+    assert [path.name for path in run.path.glob("checkpoint-7/*model*")] == ["model.safetensors"], "as any other training's"
+    assert json.loads((run.path / "samples.jsonl").read_text().splitlines()[-1])["final"]
+
+
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_with_one_process(plain_adamw, preset, documents, tmp_path):
+    """It keeps its best model, which every process loads at the end, and frees no activation that it needs."""
+    settings = SHARDABLE | {"load_best_model_at_end": True, "save_steps": 5}
+    words = arguments(preset, documents, False, **settings, **batches(2, 2), activation_checkpointing=True)
+    sharded = train_sharded(tmp_path / "sharded", words)
+    assert_same_within_rounding(sharded, plain_adamw)
+    run = train(cut(sharded, 5, tmp_path), [*arguments(preset, documents, False, **settings), "--resume"])
+    assert_same_within_rounding(run, plain_adamw)
 
 
 # --- bit for bit -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from llmforge.callbacks.forge_callback import ForgeCallback
 from llmforge.errors import LlmforgeError, TrainingDiverged
 from llmforge.runtime.run_folder import DIVERGENCE
+from llmforge.sharding import is_sharded, piece
 from llmforge.storage import write_json
 
 #: Names shown in the error; all of them are in the record.
@@ -101,11 +102,16 @@ def refuse_non_finite(model: nn.Module, step: int) -> None:
         TrainingDiverged: Some weight is NaN or infinite; the parameter is named.
     """
     with torch.no_grad():
-        named = [(name, parameter.detach()) for name, parameter in model.named_parameters() if parameter.numel()]
+        named = [(name, piece(parameter)) for name, parameter in model.named_parameters() if parameter.numel()]
         # A sum is not finite if a term is not, and seldom otherwise; one number a parameter, one look in all.
-        sums = torch.stack([parameter.sum(dtype=torch.float32) for _, parameter in named])
+        sums = torch.stack([tensor.sum(dtype=torch.float32) for _, tensor in named])
         suspects = torch.nonzero(~torch.isfinite(sums)).flatten().tolist()
         bad = [place for place in suspects if not bool(torch.isfinite(named[place][1]).all())]
+        if is_sharded(model):  # another process may hold the piece that is not
+            flags = torch.zeros(len(named), dtype=torch.int32, device=sums.device)
+            flags[bad] = 1
+            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+            bad = torch.nonzero(flags).flatten().tolist()
     if bad:
         raise TrainingDiverged(
             f"Step {step} left weights that are not finite ({named[bad[0]][0]}, {len(bad)} parameters in all); "

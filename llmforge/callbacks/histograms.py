@@ -10,6 +10,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from llmforge.callbacks.forge_callback import ForgeCallback
 from llmforge.errors import ConfigError
+from llmforge.sharding import gathered, is_sharded
 
 #: Values taken of each tensor, evenly spread: enough for a histogram, and little to copy from a GPU.
 _MOST = 65_536
@@ -42,14 +43,15 @@ class Histograms(ForgeCallback):
         **kwargs: Any,
     ) -> None:
         step = state.global_step + 1
-        if model is None or not state.is_world_process_zero or step % self.every:
+        if model is None or step % self.every or not (state.is_world_process_zero or is_sharded(model)):
             return
         values = {}
         for name, parameter in model.named_parameters():
-            values[f"histograms/parameters/{name}"] = _some(parameter)
+            values[f"histograms/parameters/{name}"] = _some(gathered(parameter.detach(), True))
             if parameter.grad is not None:
-                values[f"histograms/gradients/{name}"] = _some(parameter.grad)
-        self.trainer.trackers.histograms(values, step)
+                values[f"histograms/gradients/{name}"] = _some(gathered(parameter.grad, True))
+        if state.is_world_process_zero:
+            self.trainer.trackers.histograms(values, step)
 
 
 def check_tracker(args: TrainingArguments) -> None:

@@ -20,6 +20,7 @@ from llmforge.configs.generation import GenerationArguments
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import SAMPLES
 from llmforge.sampling.completions import complete
+from llmforge.sharding import is_sharded
 from llmforge.storage import append_json_line, keep_json_lines
 
 
@@ -66,18 +67,25 @@ class Samples(TrainerCallback):
         if not math.isfinite((metrics or {}).get("eval_loss", 0.0)):
             return  # there is nothing to sample from, and to try would break a GPU's context
         # Before the first step there is only noise to show.
-        if not state.is_world_process_zero or not self.settings.prompts or model is None or state.global_step == 0:
+        if not self.settings.prompts or model is None or state.global_step == 0:
+            return
+        if not (state.is_world_process_zero or is_sharded(model)):  # of a sharded one every process has to run its piece
+            return
+        texts = {
+            strategy: complete(model, self.tokenizer, self.settings.prompts, settings, seed=args.seed)
+            for strategy, settings in self.settings.by_strategy().items()
+        }
+        if not state.is_world_process_zero:
             return
         try:
-            self._write(args, state, model)
+            self._write(args, state, texts)
         except OSError as error:
             logger.warning("the samples could not be written: %s", error)
 
-    def _write(self, args: TrainingArguments, state: TrainerState, model: PreTrainedModel) -> None:
+    def _write(self, args: TrainingArguments, state: TrainerState, texts: dict[str, list[str]]) -> None:
         for strategy, settings in self.settings.by_strategy().items():
-            texts = complete(model, self.tokenizer, self.settings.prompts, settings, seed=args.seed)
             shown = []
-            for prompt, text in zip(self.settings.prompts, texts, strict=True):
+            for prompt, text in zip(self.settings.prompts, texts[strategy], strict=True):
                 append_json_line(self._path(args), sample_line(state.global_step, prompt, strategy, settings, text))
                 shown.append(f"{prompt}▶{text}")
             if self._trainer is not None:

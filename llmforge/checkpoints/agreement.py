@@ -58,14 +58,19 @@ def refuse_several_folders(trainer: Any) -> None:
     """Refuse a launch whose checkpoints would not be one folder in the stock format.
 
     Raises:
-        ConfigError: FSDP with a sharded state, or every machine saving for itself.
+        ConfigError: FSDP of its first version or with a sharded state, or every machine saving for itself.
     """
-    kind = str(trainer.accelerator.state.fsdp_plugin.state_dict_type) if trainer.is_fsdp_enabled else "FULL_STATE_DICT"
-    if "FULL_STATE_DICT" not in kind:
+    plugin = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    if plugin is not None and "FULL_STATE_DICT" not in str(plugin.state_dict_type):
         raise ConfigError(
-            f"FSDP with fsdp_state_dict_type {kind.rpartition('.')[2]}: a sharded state is in a format of its own that starts "
-            "with a pickle, and neither from_pretrained nor plain Trainer reads it.",
+            f"FSDP with fsdp_state_dict_type {str(plugin.state_dict_type).rpartition('.')[2]}: a sharded state is in a format of "
+            "its own that starts with a pickle, and neither from_pretrained nor plain Trainer reads it.",
             "Set fsdp_state_dict_type: FULL_STATE_DICT in the accelerate config.",
+        )
+    if plugin is not None and plugin.fsdp_version != 2:
+        raise ConfigError(
+            f"FSDP of version {plugin.fsdp_version}: it melts parameters into one, whose parts no checkpoint names.",
+            "Set fsdp_version: 2, as accelerate_configs/fsdp.yaml does.",
         )
     if trainer.args.save_on_each_node:
         raise ConfigError("--save_on_each_node: a checkpoint is one folder.", "Leave it out, with --output_dir on a shared disk.")

@@ -16,6 +16,7 @@ from transformers.trainer_callback import ExportableState
 from llmforge.checkpoints.snapshot import Snapshot, has_room, state_size
 from llmforge.runtime.devices import format_bytes
 from llmforge.runtime.logs import logger
+from llmforge.sharding import gathered
 
 #: Bytes of state that are copied while training goes on; less is copied in no time.
 OVERLAPPING_FROM = 1 << 26
@@ -41,9 +42,12 @@ class CheckpointParts:
         """
         trainer = self.trainer
         later: list[Callable[[], None]] = []
-        if background and trainer.args.process_index == 0:
+        if trainer.is_fsdp_enabled:
+            state = gathered(self._state(), keep=trainer.args.process_index == 0)
+            later = [self._writing(staging, state)] if trainer.args.process_index == 0 else []
+        elif background and trainer.args.process_index == 0:
             later = self._copies(staging)
-        if not later and (trainer.args.process_index == 0 or not background):
+        if not later and not trainer.is_fsdp_enabled and (trainer.args.process_index == 0 or not background):
             trainer.save_model(str(staging), _internal_call=True)
             if not trainer.args.save_only_model:
                 trainer._save_optimizer_and_scheduler(str(staging))
@@ -61,12 +65,13 @@ class CheckpointParts:
             if type(callback).on_save is not TrainerCallback.on_save and not type(callback).__module__.startswith("llmforge.")
         ]
         reason = None
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        if trainer.is_deepspeed_enabled:
             reason = "the state is spread over the processes"
         elif listening:
             reason = f"{listening[0]} may look at a checkpoint as soon as it is saved"
         else:
-            needed = state_size(self._state()) - self._snapshot.size
+            # Of a sharded state there is a copy in any case, which brings the pieces together.
+            needed = 0 if trainer.is_fsdp_enabled else state_size(self._state()) - self._snapshot.size
             if needed > 0 and not has_room(needed):
                 reason = f"no {format_bytes(needed)} of memory for a copy"
         if reason is not None:
@@ -86,7 +91,7 @@ class CheckpointParts:
 
     def _copies(self, staging: Path) -> list[Callable[[], None]]:
         """Copy model and optimizer into memory, and return what writes them; nothing where the memory is not to be had."""
-        trainer, state = self.trainer, self._state()
+        state = self._state()
         try:
             copies, fill = self._snapshot.take(state)
             overlapping = self._may_overlap(state)
@@ -96,14 +101,11 @@ class CheckpointParts:
             self._snapshot = Snapshot()
             self._tell(f"no memory for a copy ({error})")
             return []
+        write = self._writing(staging, copies)
         if overlapping:
             self._copied.clear()
-        if not self._tokenizer_files:  # which do not change, and take a while to be made
-            trainer.processing_class.save_pretrained(str(staging))
-            self._tokenizer_files = {path.name: path.read_bytes() for path in staging.iterdir() if path.is_file()}
-        schedule = copy.deepcopy(trainer.lr_scheduler.state_dict())
 
-        def write() -> None:
+        def write_copies() -> None:
             try:
                 if overlapping:
                     fill()
@@ -112,14 +114,27 @@ class CheckpointParts:
                 raise
             finally:
                 self._copied.set()
+            write()
+
+        return [write_copies]
+
+    def _writing(self, staging: Path, state: dict[str, Any]) -> Callable[[], None]:
+        """What writes `state`, with the schedule as it is now, as stock does."""
+        trainer = self.trainer
+        if not self._tokenizer_files:  # which do not change, and take a while to be made
+            trainer.processing_class.save_pretrained(str(staging))
+            self._tokenizer_files = {path.name: path.read_bytes() for path in staging.iterdir() if path.is_file()}
+        schedule = copy.deepcopy(trainer.lr_scheduler.state_dict())
+
+        def write() -> None:
             for name, content in self._tokenizer_files.items():
                 (staging / name).write_bytes(content)
-            trainer.write_model(str(staging), copies["model"])
-            if "optimizer" in copies:
-                torch.save(copies["optimizer"], staging / OPTIMIZER_NAME)
+            trainer.write_model(str(staging), state["model"])
+            if "optimizer" in state:
+                torch.save(state["optimizer"], staging / OPTIMIZER_NAME)
                 torch.save(schedule, staging / SCHEDULER_NAME)
 
-        return [write]
+        return write
 
     def _may_overlap(self, state: dict[str, Any]) -> bool:
         """Whether the state can be copied while the next step's gradients are made: till that is applied nothing changes it.

@@ -27,6 +27,7 @@ INTENDED = {
     "ddp": (2, 1, "0,1", "fp16", False),
     "rocm_ddp_fp16": (2, 1, "0,1", "fp16", False),
     "multi_node": (4, 2, "all", "bf16", False),
+    "fsdp": (2, 1, "0,1", "bf16", False),
 }
 TINY = shlex.split(
     "--preset gpt2-10m --n_layer 2 --n_embd 32 --n_head 2 --vocab_size 400 --block_size 64 --max_steps 2 --logging_steps 1"
@@ -76,7 +77,7 @@ def test_accelerate_reads_what_is_intended(config):
     args = parsed(config)
     assert (args.num_processes, args.num_machines) == (processes, machines)
     assert (args.mixed_precision, bool(args.use_cpu)) == (precision, cpu)
-    assert args.multi_gpu == (processes > 1)
+    assert (args.multi_gpu or args.use_fsdp) == (processes > 1)
     if gpus is not None:
         assert args.gpu_ids == gpus
 
@@ -163,3 +164,59 @@ def test_two_launches_are_one_run():
     assert json.loads(Path("run/exit.json").read_text())["exit_code"] == 0
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2]
+
+
+#: What Slurm's commands do, as far as the template goes: every node is this machine.
+SRUN = """#!/bin/bash
+shift
+for node in $(seq 0 $((SLURM_NNODES - 1))); do SLURM_NODEID=$node "$@" & started="${started:-} $!"; done
+for one in $started; do wait "$one" || code=1; done
+exit ${code:-0}
+"""
+SCONTROL = """#!/bin/bash
+if [ "$1" = requeue ]; then echo "$2" >> requeued; else printf '127.0.0.1\\nelsewhere\\n'; fi
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Runs the template as sbatch would, on two nodes."""
+    for name, script in {"srun": SRUN, "scontrol": SCONTROL}.items():
+        (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(script)
+        (tmp_path / "bin" / name).chmod(0o755)
+    paths = [str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    settings = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": str(free_port())}
+    settings |= {"PATH": os.pathsep.join(paths), "ACCELERATE_CONFIG": str(CONFIGS / "multi_node.yaml")}
+    template = str(ROOT / "docs" / "how-to" / "slurm.sh")
+    return lambda *words, **more: subprocess.run(
+        [template, *words], env={**os.environ, **settings, **more}, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_the_slurm_template_wants_a_folder(slurm):
+    told = slurm("recipes/pretrain_go.py")
+    assert (told.returncode, told.stderr) == (2, "error: give --output_dir, a folder that all nodes see\n")
+
+
+@pytest.mark.slow
+@no_gpu
+def test_the_slurm_template_is_one_run_of_two_nodes(slurm):
+    words = [str(ROOT / "recipes" / "pretrain_go.py"), *TINY, "--corpus", str(SAMPLES), "--output_dir", "run", "--use_cpu"]
+    told = slurm("--mixed_precision", "no", *words)
+    assert told.returncode == 0, told.stdout[-1000:] + told.stderr
+    assert run_record()["processes"] == 2
+    assert not Path("requeued").exists()
+
+
+def test_a_run_that_slurm_stopped_is_started_again(slurm, tmp_path):
+    """And one that failed is not."""
+    accelerate = tmp_path / "bin" / "accelerate"
+    accelerate.write_text("#!/bin/bash\nexit 1\n")
+    accelerate.chmod(0o755)
+    Path("run").mkdir()
+    for code, requeued in ((6, False), (75, True)):
+        Path("run/exit.json").write_text(json.dumps({"exit_code": code, "reason": "SIGTERM"}))
+        assert slurm("recipes/pretrain_go.py", "--output_dir", "run", SLURM_JOB_ID="77").returncode == (0 if requeued else 1)
+        assert Path("requeued").exists() == requeued
+    assert Path("requeued").read_text() == "77\n"

@@ -357,9 +357,9 @@ def test_processes_agree_on_when_to_ask_again(monkeypatch):
         stop_signals._reason = None
 
 
-def launched(*launcher: str, steps: int = 100000) -> subprocess.Popen:
+def launched(*launcher: str, steps: int = 100000, more: tuple[str, ...] = ()) -> subprocess.Popen:
     command = [*launcher, "-m", "llmforge", "pretrain", *TINY, "--corpus", str(CORPUS[0]), "--output_dir", "run"]
-    command += ["--max_steps", str(steps), "--eval_strategy", "no", "--save_steps", "100000", "--use_cpu"]
+    command += ["--max_steps", str(steps), "--eval_strategy", "no", "--save_steps", "100000", "--use_cpu", *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     with open("launch.out", "w") as output:
         return subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
@@ -430,6 +430,27 @@ def test_mode_16_one_of_two_processes_is_asked():
         record = until_ended()
         assert record["exit_code"] == 75
         assert sorted(path.name for path in Path("run").glob("checkpoint-*")) == [f"checkpoint-{record['step']}"]
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_is_killed():
+    """The other does not wait for it for ever, nothing is left behind, and the run goes on from its last commit."""
+    process = launched(*TORCHRUN, *shlex.split("--nproc-per-node 2 --standalone"), more=("--save_steps", "2"))
+    try:
+        until_trained(process)
+        ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        os.kill(int(ranks[1]), signal.SIGKILL)
+        assert process.wait(90) != 0
+        assert not subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True).stdout
+        newest = max(int(path.name.split("-")[1]) for path in Path("run").glob("checkpoint-*"))
+        assert newest >= 2
+        again = launched(*TORCHRUN, *shlex.split("--nproc-per-node 2 --standalone"), steps=newest + 2, more=("--resume",))
+        assert again.wait(180) == 0, Path("launch.out").read_text()
+        assert f"resuming from checkpoint-{newest}" in Path("run/run.log").read_text()
+        assert read_json("run/exit.json")["exit_code"] == 0
     finally:
         process.terminate()
         process.wait(60)
