@@ -12,7 +12,7 @@ CORPUS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gearhead pretrain-rocm corpus-given test test-slow chaos check fmt docs bench clean
+.PHONY: help setup demo gearhead refocused-test pretrain-rocm corpus-given test test-slow chaos check fmt docs bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ gearhead: setup ## pretrain, fine-tune and ask a model about broken machines, in
 	  --from_pretrained runs/gearhead-base --train_file runs/gearhead-rows --output_dir runs/gearhead
 	$(BIN)/python recipes/infer_gearhead.py --model runs/gearhead --equipment "Caterpillar 320D" \
 	  --symptom "Engine loses power under load" --error-codes P0087
+
+refocused-test: setup ## the refocused recipe end to end on a CPU: shards from an emulated bucket, killed, resumed from the bucket
+	$(BIN)/python -m pytest -v tests/remote/test_recipe.py tests/recipes/test_pretrain_refocused.py
 
 # Not tried on hardware. RDNA2 cards other than gfx1030 have no kernels of their own in ROCm and run
 # gfx1030's; RDNA3 and CDNA have, and the override would break them. The first card that rocminfo
