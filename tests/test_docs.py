@@ -52,7 +52,7 @@ def test_commands_parse(line, capsys):
         module = words.index("-m")
         assert words[module + 1] == "llmforge"
         parses(words[module + 2], words[module + 3 :])
-    elif words[0] == "torchrun" or words[:2] == ["accelerate", "launch"]:
+    elif words[0] in ("torchrun", "sbatch") or words[:2] == ["accelerate", "launch"]:
         recipe = next(index for index, word in enumerate(words) if word.startswith("recipes/"))
         assert (ROOT / words[recipe]).is_file()
         if "--config_file" in words[:recipe]:
