@@ -34,6 +34,7 @@ from llmforge.runtime.run_folder import timestamp
 from llmforge.runtime.versions import installed_versions
 from llmforge.scoring.figures import LEVEL, RESAMPLES, Figures, figures_of, zstd_size
 from llmforge.scoring.text import EvaluationText, refuse_other_tokenizer, text_of_corpus, text_of_dataset
+from llmforge.sharding import refuse_sharding
 from llmforge.storage import write_json
 from llmforge.trainer import ForgeTrainer
 
@@ -170,6 +171,7 @@ def segment_sums(
             eval_do_concat_batches=False,
             eval_accumulation_steps=16,
         )
+        refuse_sharding(training, "an evaluation")
         refuse_separate_worlds(training)
         if training.device.type == "cpu":
             use_all_cores()

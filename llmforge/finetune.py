@@ -43,6 +43,7 @@ from llmforge.runtime.launch import rank_zero_first, refuse_missing_gpus
 from llmforge.runtime.logs import logger, set_up_logging
 from llmforge.runtime.trackers import check_trackers
 from llmforge.scoring.tasks import score_rows
+from llmforge.sharding import refuse_sharding
 from llmforge.storage import cache_root, new_folder
 from llmforge.tasks.examples import fitting_size, prepare_task
 from llmforge.tasks.splits import TaskRows, read_task_rows, split_task_rows
@@ -106,6 +107,8 @@ def check_finetune(config: FinetuneConfig) -> tuple[Start, TaskRows | None]:
     config.checked = True
     named_folder = config.training.explicit_folder
     check_trackers(config.training.report_to)
+    if config.lora.lora:
+        refuse_sharding(config.training, "--lora")
     rank_zero_first()(lambda: refuse_missing_gpus(config.training))
     sources = {
         "--train_file": config.finetune.train_file is not None,

@@ -41,6 +41,16 @@ def refuse_unsharded(args: Any) -> None:
         )
 
 
+def refuse_sharding(args: Any, what: str) -> None:
+    """Refuse FSDP for `what`, which cannot be spread over processes.
+
+    Raises:
+        ConfigError: It is asked for.
+    """
+    if wants_sharding(args):
+        raise ConfigError(f"FSDP does not go with {what}.", "Launch with --config_file accelerate_configs/ddp.yaml, or without.")
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Whether parameters of `model` are spread over the processes."""
     from torch.distributed.tensor import DTensor  # seconds of imports that nobody else needs

@@ -5,6 +5,7 @@ Nothing here is downloaded. Seeds are fixed; every folder is the test's own.
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shared_cache: Path
     monkeypatch.setenv("LLMFORGE_CACHE", str(shared_cache))
     for name in _LAUNCHER:
         monkeypatch.delenv(name, raising=False)
+    # A command switches it off for the rest of the process, and pytest then hears the logger twice where a test asks it back.
+    monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
 
 
 @pytest.fixture

@@ -132,6 +132,23 @@ def test_fsdp_on_a_cpu_is_refused(tmp_path, monkeypatch):
         refuse_unsharded(args)
 
 
+def test_what_cannot_be_spread_is_refused(tokenizer, tmp_path, monkeypatch):
+    from llmforge.configs.evaluation import EvaluationArguments
+    from llmforge.evaluation import evaluate_model
+    from llmforge.finetune import parse_finetune, prepare_finetune
+
+    model = tmp_path / "model"
+    tiny_model("gpt2-10m", tokenizer).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    (tmp_path / "text.txt").write_text("func a")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match=r"FSDP does not go with an evaluation\..*ddp\.yaml"):
+        evaluate_model(EvaluationArguments(model=str(model), corpus=[str(tmp_path / "text.txt")]))
+    with pytest.raises(ConfigError, match="FSDP does not go with --lora"):
+        words = ["--from_pretrained", str(model), "--corpus", str(tmp_path / "text.txt"), "--lora", "--use_cpu"]
+        prepare_finetune(parse_finetune(words))
+
+
 def test_the_first_version_of_fsdp_is_refused():
     class Plugin:
         state_dict_type = "StateDictType.FULL_STATE_DICT"

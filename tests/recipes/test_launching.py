@@ -178,6 +178,11 @@ if [ "$1" = requeue ]; then echo "$2" >> requeued; else printf '127.0.0.1\\nelse
 """
 
 
+def slurm_port() -> int:
+    """A free port among those that the template takes."""
+    return next(port for port in iter(free_port, None) if 20_000 <= port < 60_000)
+
+
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """Runs the template as sbatch would, on two nodes."""
@@ -186,7 +191,7 @@ def slurm(tmp_path, monkeypatch):
         (tmp_path / "bin" / name).write_text(script)
         (tmp_path / "bin" / name).chmod(0o755)
     paths = [str(tmp_path / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
-    settings = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": str(free_port())}
+    settings = {"SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_ID": str(slurm_port() - 20_000)}
     settings |= {"PATH": os.pathsep.join(paths), "ACCELERATE_CONFIG": str(CONFIGS / "multi_node.yaml")}
     template = str(ROOT / "docs" / "how-to" / "slurm.sh")
     return lambda *words, **more: subprocess.run(
