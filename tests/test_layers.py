@@ -94,7 +94,7 @@ ORDER: list[set[str]] = [
         "mirrored probe uploads",
         "fetch",
         "courier",
-        "records tidying",
+        "records tidying waiting",
         "sync",
         "summary compare",
         "render",
@@ -118,6 +118,7 @@ ORDER: list[set[str]] = [
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}
     - {"callbacks.__init__", *(f"callbacks.{name}" for name in _FIRST_CALLBACKS)},
     {"checkpointing", "mirroring"},
+    {"ending"},
     {"trainer"},
     {"build"},
     {"evaluation_text", "figures"},

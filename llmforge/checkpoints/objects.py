@@ -103,12 +103,20 @@ class RemoteObjects:
 
         Args:
             under: Only what is in this folder.
+
+        Raises:
+            RemoteError: There is no such bucket, too.
         """
         place = self.path(under) if under else self._opened[1]
         with explain(self.url, self.protocol):
             try:
                 found = self.call("find", place, detail=True)
             except FileNotFoundError:
+                if self.protocol in ("gs", "s3"):  # which list an empty folder like any other
+                    bucket = self._opened[1].partition("/")[0]
+                    raise RemoteError(
+                        f"{self.url}: there is no bucket {bucket}.", "Check its name, and that it was made.", "missing"
+                    ) from None
                 return {}
         start, sizes = len(self._opened[1]) + 1, {}
         for path, info in sorted(found.items()):
