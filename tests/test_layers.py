@@ -66,7 +66,14 @@ ORDER: list[set[str]] = [
     ),
     *folder("data.formats", "streams sandbox", "templates", "records", "jsonl json_file csv_file parquet npz hub python_source"),
     *folder(
-        "data.sources", "kinds cutting ignoring", "streams", "walk archives", "remote", "finding reading known", "units", "corpus"
+        "data.sources",
+        "kinds cutting ignoring",
+        "streams",
+        "walk archives clients",
+        "remote",
+        "finding reading known",
+        "units",
+        "corpus",
     ),
     *folder(
         "data",

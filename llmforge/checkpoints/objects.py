@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from llmforge.checkpoints.checksums import Digest, told_checksum
 from llmforge.checkpoints.failures import RemoteError, explain
 from llmforge.checkpoints.manifest import check_name
-from llmforge.checkpoints.stores import canonical, open_store, require_protocol
+from llmforge.checkpoints.stores import open_store, require_protocol
 from llmforge.configs.remote import shown_url
+from llmforge.data.sources.remote import canonical
 from llmforge.errors import ConfigError
 from llmforge.runtime.logs import logger
 
