@@ -16,6 +16,7 @@ from llmforge.configs.run import PretrainConfig, RunArguments
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.errors import CheckpointError, ConfigError
 from llmforge.pretrain import parse_pretrain
+from llmforge.run import _find
 from llmforge.runtime.run_folder import RunFolder
 
 
@@ -84,6 +85,15 @@ def test_a_run_s_url_takes_what_is_newer_here_too(config, store, tmp_path, caplo
     assert "is newer than checkpoint-7" in caplog.text
     exactly = config(f"{store.url}/checkpoint-5", remote=False)
     assert mirroring.restore(exactly, folder, None) == folder / "checkpoint-5"
+
+
+def test_what_a_run_s_url_finds_on_the_disk_is_verified_like_any_other(config, store, tmp_path):
+    folder, asked = tmp_path / "runs" / "mine", config(store.url, remote=False)
+    send_checkpoint(store, checkpoint(tmp_path / "elsewhere", 10))
+    newer = checkpoint(folder, 15)
+    assert _find(folder, asked) == str(newer)
+    (newer / "optimizer.pt").write_text("damaged")
+    assert _find(folder, asked) == str(folder / "checkpoint-10")
 
 
 def test_a_run_s_url_without_a_checkpoint_takes_the_one_here(config, store, tmp_path):
