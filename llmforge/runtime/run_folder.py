@@ -183,8 +183,8 @@ def correct_exit(path: Path, undelivered: Sequence[str], code: int | None = None
 
 
 def is_end_of(end: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """Whether what ``exit.json`` says is of the start that ``run.json`` tells of last, and not of one before it."""
-    return bool(end) and end.get("starts", _starts(record)) == _starts(record)
+    """Whether what ``exit.json`` says is not of a start before the one that ``run.json`` tells of last."""
+    return bool(end) and ("starts" not in end or _starts(end) >= _starts(record))
 
 
 def _starts(record: Mapping[str, Any]) -> int:
