@@ -507,7 +507,12 @@ def test_a_local_copy_of_what_the_store_dropped_by_its_limit_is_released_too(bes
 
 
 def test_the_record_can_be_read_while_another_thread_changes_it(run, monkeypatch):
-    monkeypatch.setattr(records, "write_json", lambda path, value: None)
+    def slowly(item):
+        time.sleep(1e-4)  # the other thread's turn, in the middle
+        return item
+
+    monkeypatch.setattr(Uploads, "save", lambda self: None)
+    monkeypatch.setattr(records, "replace", slowly)
     uploads, stop, failures = Uploads(run, "gs://b/run"), threading.Event(), []
 
     def look():
@@ -520,9 +525,10 @@ def test_the_record_can_be_read_while_another_thread_changes_it(run, monkeypatch
 
     thread = threading.Thread(target=look)
     thread.start()
-    for number in range(1500):
+    for number in range(200):
         uploads.change(uploads.checkpoint(f"checkpoint-{number}"), "superseded")
-        if number % 50 == 0:
+        time.sleep(1e-3)
+        if number % 20 == 0:
             uploads.forget_past(())
     stop.set()
     thread.join()
