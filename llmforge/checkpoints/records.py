@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 
 from llmforge.checkpoints.courier import Courier
-from llmforge.checkpoints.uploads import Uploads, changed_files
+from llmforge.checkpoints.uploads import Uploads, changed_files, stamp_of
 from llmforge.errors import LlmforgeError
-from llmforge.runtime.run_folder import METRICS, SAMPLES
+from llmforge.runtime.run_folder import FINAL, METRICS, SAMPLES
 
-#: What a run appends to while it is sent, and so is copied first; all else comes whole, and renamed.
+#: What a run appends to. Like all that may change while it is sent, which is all but the final model, it is copied first.
 _APPENDED = (METRICS, SAMPLES, "run.log")
 #: Bytes up to which such a file goes whenever it has changed.
 _SMALL = 1 << 18
@@ -36,6 +38,7 @@ class Records:
 
     def __init__(self, run_dir: Path, courier: Courier, uploads: Uploads):
         self.run_dir, self.courier, self.uploads = run_dir, courier, uploads
+        self._sending: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def changed(self) -> list[tuple[str, list[int]]]:
         """Names, and size and time, of those that changed since they were sent."""
@@ -52,19 +55,25 @@ class Records:
                 due.append((name, stamp))
         return due
 
-    def send(self, name: str, stamp: list[int]) -> str | None:
-        """Send one as it is now; what went wrong, in one line, or None."""
+    def send(self, name: str) -> str | None:
+        """Send one as it is now, unless it has been; what went wrong, in one line, or None.
+
+        Two threads never send the same: the older one might arrive last.
+        """
         upload = self.uploads.file(name)
-        begun, path = time.monotonic(), self.run_dir / name
-        self.uploads.change(upload, "uploading", attempts=upload.attempts + 1)
-        try:
-            with tempfile.TemporaryDirectory(prefix="llmforge-") as folder:
-                if name in _APPENDED:
+        with self._sending[name], tempfile.TemporaryDirectory(prefix="llmforge-") as folder:
+            begun, path = time.monotonic(), self.run_dir / name
+            try:
+                stamp = stamp_of(path)
+                if upload.stamp == stamp:
+                    return None
+                self.uploads.change(upload, "uploading", attempts=upload.attempts + 1)
+                if not name.startswith(f"{FINAL}/"):
                     path = Path(shutil.copyfile(path, Path(folder) / path.name))
                 sent = int(self.courier.ask("put", path, name))
-        except (LlmforgeError, OSError) as error:
-            self.uploads.change(upload, "failed", error=str(error))
-            return str(error)
-        seconds = round(time.monotonic() - begun, 1)
-        self.uploads.change(upload, "done", bytes=sent, seconds=seconds, attempts=0, error=None, stamp=stamp)
+            except (LlmforgeError, OSError) as error:
+                self.uploads.change(upload, "failed", error=str(error))
+                return str(error)
+            seconds = round(time.monotonic() - begun, 1)
+            self.uploads.change(upload, "done", bytes=sent, seconds=seconds, attempts=0, error=None, stamp=stamp)
         return None

@@ -89,7 +89,7 @@ class Mirror:
         self.refresh(at_once=True)
         upload = self.uploads.checkpoint(checkpoint.name)
         with self._changed:
-            while not self.settings.background_upload and upload.state in ("queued", "uploading"):
+            while not self.settings.background_upload and upload.state in ("queued", "uploading") and upload.error is None:
                 if self._closed or stop_signals.asked:
                     return
                 self._changed.wait(0.2)
@@ -104,7 +104,7 @@ class Mirror:
             self.uploads.checkpoint(name, best=best_step_of(self.run_dir / name))
             if not self._send_checkpoint(name):
                 left.append(name)
-        return left + [name for name, stamp in self.records.changed() if self.records.send(name, stamp)]
+        return left + [name for name, _ in self.records.changed() if self.records.send(name)]
 
     def _add(self, checkpoint: Path) -> None:
         best = best_step_of(checkpoint)
@@ -162,9 +162,9 @@ class Mirror:
         """Send what is written to the very end within a bound; what does not get there is sent by the next start."""
 
         def work() -> None:
-            for name, stamp in self.records.changed():
+            for name, _ in self.records.changed():
                 if name in LAST_RECORDS:
-                    self.records.send(name, stamp)
+                    self.records.send(name)
 
         thread = threading.Thread(target=work, name="mirror-end", daemon=True)
         self._threads.append(thread)
@@ -281,10 +281,10 @@ class Mirror:
                 everything, self._round = self._all_due, time.monotonic()
                 self._due = self._all_due = False
             failed = False
-            for name, stamp in self.records.changed() if everything else self.records.due():
+            for name, _ in self.records.changed() if everything else self.records.due():
                 if self._closed:
                     return
-                problem = self.records.send(name, stamp)
+                problem = self.records.send(name)
                 if problem:
                     failed = True  # the others go none the less
                     self._tell(name, problem, "; it is tried again")

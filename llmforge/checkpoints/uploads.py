@@ -158,16 +158,25 @@ def read_uploads(run_dir: Path) -> Record | None:
         return None
 
 
+def stamp_of(path: Path) -> list[int]:
+    """Size and time of a file, by which a change is seen.
+
+    Raises:
+        OSError: It is not there.
+    """
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
 def changed_files(run_dir: Path, record: Record) -> list[tuple[str, list[int]]]:
     """Names, and size and time, of a run's files besides checkpoints that changed since they were sent."""
     found = []
     for pattern in _FILES:
         for path in sorted(run_dir.glob(pattern), key=lambda path: (path.name in _LAST, path.name)):
             try:
-                status = path.stat()
+                name, stamp = path.relative_to(run_dir).as_posix(), stamp_of(path)
             except OSError:  # replaced at this moment
                 continue
-            name, stamp = path.relative_to(run_dir).as_posix(), [status.st_size, status.st_mtime_ns]
             known = record.files.get(name)
             if path.is_file() and not path.name.startswith(".") and (known is None or known.stamp != stamp):
                 found.append((name, stamp))
