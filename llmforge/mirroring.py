@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from llmforge.callbacks.checkpoint_sync import CheckpointSync
 from llmforge.checkpoints.courier import Courier
-from llmforge.checkpoints.manifest import checkpoint_step
+from llmforge.checkpoints.manifest import checkpoint_step, read_manifest
 from llmforge.checkpoints.mirrored import split_url
 from llmforge.checkpoints.sync import Mirror
-from llmforge.configs.remote import shown_url
+from llmforge.configs.remote import run_url, shown_url
 from llmforge.configs.run import RunConfig
 from llmforge.errors import CheckpointError, ConfigError
 from llmforge.runtime.launch import local_world_size, on_first_machine, rank, world_size
@@ -21,10 +22,10 @@ from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder
 from llmforge.runtime.signals import stop_signals
 from llmforge.storage import read_json
 
-#: Seconds that are left for uploads once the run was asked to stop: schedulers kill after 30.
+#: Seconds from the signal on in which uploads are waited for, whatever else took of them: schedulers kill after 30.
 _GRACE = 20.0
-#: Seconds for the record of the end.
-_LAST_WORDS = 10.0
+#: Seconds for the record of the end; of a run that was asked to stop, so many after those.
+_LAST_WORDS, _FEW_LAST_WORDS = 10.0, 5.0
 
 
 def is_remote(resume: str | None) -> bool:
@@ -38,9 +39,8 @@ def default_folder(resume: str) -> str:
 
 
 def mirror_url(config: RunConfig) -> str | None:
-    """The run's place in the store, ``<--remote>/<last component of --output_dir>``; None without ``--remote``."""
-    name = Path(config.training.output_dir).resolve().name if config.training.output_dir else config.name
-    return f"{config.remote.remote}/{name}" if config.remote.remote else None
+    """The run's place in the store; None without ``--remote``."""
+    return run_url(config.remote.remote, config.training.output_dir or config.name) if config.remote.remote else None
 
 
 def _source(config: RunConfig) -> tuple[str, str] | None:
@@ -92,6 +92,13 @@ def fetch_records(config: RunConfig, path: Path) -> None:
             courier.ask("records", str(path))
 
 
+def wanted_here(resume: str) -> str | None:
+    """What of ``--resume`` is looked for on the disk: with a run's URL the newest, with a checkpoint's nothing."""
+    if not is_remote(resume):
+        return resume
+    return "newest" if split_url(resume)[1] == "newest" else None
+
+
 def restore(config: RunConfig, path: Path, local: Path | None) -> Path | None:
     """The checkpoint to go on from: `local`, or one from the store that is newer, or exactly the one that was named.
 
@@ -108,11 +115,17 @@ def restore(config: RunConfig, path: Path, local: Path | None) -> Path | None:
         return local
     url, which = source
     named = is_remote(config.run.resume)
-    above = -1 if named or local is None else checkpoint_step(local) or 0
+    record = path / RUN_RECORD  # which may have come from the store
+    if named and local is not None and record.exists() and read_manifest(local).run_id != read_json(record)["run_id"]:
+        raise ConfigError(f"{path} holds another run than {shown_url(url)}.", "Give another --output_dir.")
     with _courier(url) as courier:
-        found = courier.ask("restore", str(path), which, above)
-    if found is None and named:
+        found = courier.ask("restore", str(path), which, -1 if local is None else checkpoint_step(local) or 0)
+    if found is None and local is None and named:
         raise CheckpointError(f"--resume {courier.url}: there is no checkpoint there.", "Check the URL of the run.")
+    if local is not None and found is not None:
+        logger.info("%s, from %s, is newer than %s, the newest here", Path(found).name, courier.url, local.name)
+    elif local is not None:
+        logger.info("%s here is taken: %s has none that is newer", local.name, courier.url)
     if named and config.remote.remote is None:
         logger.warning("what is trained from here on is not mirrored; --remote does that")
     return Path(found) if found is not None else local
@@ -131,6 +144,7 @@ def open_mirror(config: RunConfig, run: RunFolder) -> Mirror | None:
     courier = Courier(url)
     try:
         courier.ask("refuse_other_run", _known_id(run))
+        courier.ask("forget_end")
     except BaseException:
         courier.close()
         raise
@@ -144,20 +158,31 @@ def _known_id(run: RunFolder) -> str:
     return str(read_json(record)["run_id"]) if record.exists() else run.run_id
 
 
-def drain(mirror: Mirror | None, config: RunConfig) -> list[str]:
+def undelivered(mirror: Mirror | None) -> list[str]:
+    """What has not reached the store, by name."""
+    return mirror.undelivered() if mirror is not None else []
+
+
+def drain(mirror: Mirror, config: RunConfig) -> list[str]:
     """Wait for what is not uploaded yet, within bounds, and return what was not; a second Ctrl-C ends it."""
-    if mirror is None:
-        return []
     try:
-        return mirror.drain(config.remote.drain_seconds, lambda: _GRACE if stop_signals.asked else None)
+        return mirror.drain(config.remote.drain_seconds, lambda: _left(_GRACE))
     except KeyboardInterrupt:
         return mirror.undelivered()
+
+
+def _left(grace: float) -> float | None:
+    """The seconds that are left of so many since the run was asked to stop; None where it was not."""
+    if stop_signals.insisted:
+        return 0.0
+    return max(stop_signals.asked_at + grace - time.monotonic(), 0.0) if stop_signals.asked else None
 
 
 def close(mirror: Mirror | None) -> None:
     """Send the record of the end, too, and end the mirror."""
     if mirror is not None:
         try:
-            mirror.send_last(0.0 if stop_signals.insisted else _LAST_WORDS)
+            left = _left(_GRACE + _FEW_LAST_WORDS)
+            mirror.send_last(_LAST_WORDS if left is None else min(left, _LAST_WORDS))
         finally:
             mirror.close()

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmforge import mirroring
-from llmforge.callbacks.tracker import close_trackers
 from llmforge.checkpoints.drift import differences, refuse_drift, training_settings
-from llmforge.checkpoints.manifest import list_checkpoints
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.run import RunConfig
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.data.prepared import PreparedDataset
-from llmforge.errors import EXIT_PREEMPTED, CheckpointError, ConfigError, LlmforgeError, StorageError
+from llmforge.ending import end_run
+from llmforge.errors import CheckpointError, StorageError
 from llmforge.models import count_hidden, count_parameters
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_rank, local_world_size, rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
-from llmforge.runtime.run_folder import METRICS, RUN_RECORD, RUNS_ROOT, RunFolder, refuse_used_folder, reserve
+from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder, refuse_used_folder, reserve
 from llmforge.runtime.run_lock import alone_in
 from llmforge.runtime.signals import stop_signals
 from llmforge.runtime.trackers import tracker_environment
-from llmforge.storage import is_disk_full, read_json, read_json_lines
+from llmforge.storage import read_json
 from llmforge.tuning.shape import about, shape_of, trained_parameters
 
 #: fp32 weights, in bytes a parameter; gradients and the two moments of AdamW, in bytes a trained one.
@@ -105,26 +104,13 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         with tracker_environment(training.report_to, run):
             yield run
     except BaseException as error:
-        stop_signals.deferred = True  # the record of the end is written to its end
-        told = _explain(error, config)
-        code = told.exit_code if told else EXIT_PREEMPTED if isinstance(error, KeyboardInterrupt) else 1
-        by = f" by {error}" if error.args else ""
-        reason = str(told) if told else f"interrupted{by}" if isinstance(error, KeyboardInterrupt) else repr(error)
-        undelivered = mirroring.drain(mirror, config)
-        _close(run, code, reason, undelivered, told is not None and not told.relayed, getattr(told, "step", None))
-        if isinstance(error, KeyboardInterrupt):
-            logger.warning("interrupted%s; go on with --output_dir %s --resume", by, path)
-        if undelivered:
-            logger.warning("%s", _undelivered(undelivered, path))
+        told = end_run(run, config, mirror, error)
         if told is not None and told is not error:
             raise told from error
         raise
     else:
-        stop_signals.deferred = True  # it is finished
-        undelivered = mirroring.drain(mirror, config)
-        failure = _undelivered(undelivered, path) if undelivered else None
-        _close(run, failure.exit_code if failure else 0, str(failure or "finished"), undelivered)
-        if failure:
+        failure = end_run(run, config, mirror, None)
+        if failure is not None:
             raise failure
     finally:
         mirroring.close(mirror)
@@ -132,20 +118,15 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         rank_zero_first().clear()
 
 
-def _undelivered(names: list[str], path: Path) -> StorageError:
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return StorageError(f"Not uploaded yet: {shown}.", f"llmforge checkpoints upload {path} --all does it, and so does --resume.")
-
-
 def _find(path: Path, config: RunConfig) -> str | None:
     """The checkpoint to go on from, here or in the store."""
-    settings, which = config.checkpoint, config.run.resume or "newest"
+    settings, here = config.checkpoint, mirroring.wanted_here(config.run.resume or "newest")
     local, failure = None, None
     try:
-        if not mirroring.is_remote(which):
-            local = find_checkpoint(path, which, True, settings.allow_fresh_optimizer, config.training.fp16)
+        if here is not None:
+            local = find_checkpoint(path, here, True, settings.allow_fresh_optimizer, config.training.fp16)
     except CheckpointError as error:
-        if which != "newest":
+        if here != "newest":
             raise
         failure = error
     found = mirroring.restore(config, path, local)
@@ -154,42 +135,6 @@ def _find(path: Path, config: RunConfig) -> str | None:
     if found is not None and found != local:
         find_checkpoint(path, found.name, True, settings.allow_fresh_optimizer, config.training.fp16)
     return str(found) if found else None
-
-
-def _close(
-    run: RunFolder, code: int, reason: str, undelivered: Sequence[str] = (), heard: bool = False, step: int | None = None
-) -> None:
-    """Record how the run ended; what a process knows first-hand (`heard`) it records on any rank.
-
-    The step is the last one logged, where a better one is not known.
-    """
-    try:
-        steps = [line["step"] for line in read_json_lines(run.path / METRICS) if "step" in line]
-        committed = list_checkpoints(run.path)
-        newest = committed[-1].name if committed else None
-        run.write_exit(code, reason, step if step is not None else steps[-1] if steps else None, heard, newest, undelivered)
-    except (OSError, LlmforgeError) as error:
-        if code == 0:
-            raise
-        logger.warning("how the run ended could not be recorded: %s", error)  # why it did is told next
-    finally:
-        close_trackers(code)
-
-
-def _explain(error: BaseException, config: RunConfig) -> LlmforgeError | None:
-    """The error in one clear line, where the user can do something about it."""
-    if isinstance(error, LlmforgeError):
-        return error
-    if type(error).__name__ == "OutOfMemoryError":
-        return ConfigError(
-            f"The device ran out of memory with --per_device_train_batch_size {config.training.per_device_train_batch_size}.",
-            "Halve it and double --gradient_accumulation_steps, or add --activation_checkpointing.",
-        )
-    if is_disk_full(error):
-        return StorageError(f"The disk of {config.training.output_dir} is full.", "Free some space and go on with --resume.")
-    if isinstance(error, ImportError):  # an optimizer's package, say
-        return ConfigError(str(error).rstrip(".") + ".", "Install it, or choose something else.")
-    return None
 
 
 def _plain(config: RunConfig) -> dict[str, Any]:

@@ -67,7 +67,14 @@ ORDER: list[set[str]] = [
     ),
     *folder("data.formats", "streams sandbox", "templates", "records", "jsonl json_file csv_file parquet npz hub python_source"),
     *folder(
-        "data.sources", "kinds cutting ignoring", "streams", "walk archives", "remote", "finding reading known", "units", "corpus"
+        "data.sources",
+        "kinds cutting ignoring",
+        "streams",
+        "walk archives clients",
+        "remote",
+        "finding reading known",
+        "units",
+        "corpus",
     ),
     *folder(
         "data",
@@ -95,7 +102,7 @@ ORDER: list[set[str]] = [
         "mirrored probe uploads",
         "fetch",
         "courier",
-        "records tidying",
+        "records tidying waiting",
         "sync",
         "summary compare",
         "render",
@@ -113,6 +120,7 @@ ORDER: list[set[str]] = [
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}
     - {"callbacks.__init__", *(f"callbacks.{name}" for name in _FIRST_CALLBACKS)},
     {"checkpointing", "mirroring"},
+    {"ending"},
     {"trainer"},
     {"build"},
     *folder("tuning", "shape", "start"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 from checkpoints.stores import checkpoint
@@ -15,6 +16,8 @@ from llmforge.configs.run import PretrainConfig, RunArguments
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.errors import CheckpointError, ConfigError
 from llmforge.pretrain import parse_pretrain
+from llmforge.run import _find
+from llmforge.runtime.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -62,6 +65,69 @@ def test_the_newer_one_is_taken_and_without_a_remote_nothing_is_asked(config, st
     assert mirroring.restore(config("newest"), folder, local) == folder / "checkpoint-15"
     named = mirroring.restore(config(f"{store.url}/checkpoint-10"), folder, None)
     assert named == folder / "checkpoint-10"
+
+
+def test_a_run_s_url_takes_what_is_newer_here_too(config, store, tmp_path, caplog, monkeypatch):
+    """What could not be uploaded when the machine went down is not to be trained again."""
+    monkeypatch.setattr(logging.getLogger("llmforge"), "propagate", True)
+    caplog.set_level(logging.INFO, "llmforge")
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "runs" / "mine"
+    send_checkpoint(store, checkpoint(elsewhere, 5))
+    send_checkpoint(store, checkpoint(elsewhere, 10, best=5))
+    asked = config(store.url, remote=False)
+    newer = checkpoint(folder, 15, best=5)
+    assert mirroring.restore(asked, folder, newer) == newer
+    assert "checkpoint-15 here is taken" in caplog.text
+    assert (folder / "checkpoint-5").is_dir()  # the best, which was only there
+    assert not (folder / "checkpoint-10").exists()
+    older = checkpoint(folder, 7)
+    assert mirroring.restore(asked, folder, older) == folder / "checkpoint-10"
+    assert "is newer than checkpoint-7" in caplog.text
+    exactly = config(f"{store.url}/checkpoint-5", remote=False)
+    assert mirroring.restore(exactly, folder, None) == folder / "checkpoint-5"
+
+
+def test_what_a_run_s_url_finds_on_the_disk_is_verified_like_any_other(config, store, tmp_path):
+    folder, asked = tmp_path / "runs" / "mine", config(store.url, remote=False)
+    send_checkpoint(store, checkpoint(tmp_path / "elsewhere", 10))
+    newer = checkpoint(folder, 15)
+    assert _find(folder, asked) == str(newer)
+    (newer / "optimizer.pt").write_text("damaged")
+    assert _find(folder, asked) == str(folder / "checkpoint-10")
+
+
+def test_a_run_s_url_without_a_checkpoint_takes_the_one_here(config, store, tmp_path):
+    store.write("run.json", b'{"run_id": "run"}')
+    local = checkpoint(tmp_path / "runs" / "mine", 15)
+    assert mirroring.restore(config(store.url), tmp_path / "runs" / "mine", local) == local
+
+
+def test_a_newer_checkpoint_of_another_run_is_not_taken_for_the_url_s(config, store, tmp_path):
+    send_checkpoint(store, checkpoint(tmp_path / "elsewhere", 10))
+    folder = tmp_path / "runs" / "mine"
+    local = checkpoint(folder, 15, run_id="other")
+    (folder / "run.json").write_text(json.dumps({"run_id": "run"}))
+    with pytest.raises(ConfigError, match="holds another run"):
+        mirroring.restore(config(store.url), folder, local)
+
+
+@pytest.mark.parametrize(
+    ("resume", "here"), [("gs://b/run", "newest"), ("gs://b/run/checkpoint-5", None), ("newest", "newest"), ("c-5", "c-5")]
+)
+def test_what_is_looked_for_on_the_disk(resume, here):
+    assert mirroring.wanted_here(resume) == here
+
+
+def test_the_store_forgets_an_end_as_soon_as_the_run_goes_on(config, store, tmp_path):
+    """Before training begins, which may take a while to be set up."""
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"run_id": "run"}))
+    store.write("run.json", b'{"run_id": "run"}')
+    store.write("exit.json", b'{"exit_code": 0}')
+    mirror = mirroring.open_mirror(config("newest"), RunFolder(folder))
+    mirroring.close(mirror)
+    assert "exit.json" not in store.names()
 
 
 def test_what_is_named_and_not_there_is_refused(config, store, tmp_path):

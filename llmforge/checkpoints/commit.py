@@ -4,6 +4,7 @@ A process killed at any moment leaves every committed checkpoint as it was. What
 one of these, inside the run's folder, and no program takes them for checkpoints:
 
 - ``.staging-checkpoint-<step>``: half-written; swept when the run goes on
+- ``.download-checkpoint-<step>``: half-fetched from a store; a further download goes on with it, a run that goes on sweeps it
 - ``.llmforge-trash``: being deleted; swept too
 - ``set-aside/``: checkpoints that stood in the way and were not the run's to delete; never swept
 """
@@ -21,6 +22,8 @@ from llmforge.storage import sync_folder, sync_tree
 
 _STAGING = ".staging-"
 _TRASH = ".llmforge-trash"
+#: Where a checkpoint from a store lies, beside its place, until all of it is there.
+DOWNLOAD = ".download-"
 #: Where a checkpoint goes that is in the way and may be somebody's.
 SET_ASIDE = "set-aside"
 
@@ -83,10 +86,22 @@ def set_aside(folder: Path) -> Path:
     return aside
 
 
-def sweep(run_dir: Path) -> None:
-    """Remove what a killed process had half-written or half-deleted. Nobody else may be writing in the run's folder."""
-    for staging in run_dir.glob(f"{_STAGING}checkpoint-*"):
-        shutil.rmtree(staging, ignore_errors=True)
+def begin_at(run_dir: Path, step: int) -> None:
+    """A run begins at a step, for the first time or anew: what a killed process left is swept, later checkpoints move aside.
+
+    Nobody else may be writing in the run's folder.
+
+    Raises:
+        StorageError: A later one cannot be moved.
+    """
+    _sweep(run_dir)
+    _leave_only_until(run_dir, step)
+
+
+def _sweep(run_dir: Path) -> None:
+    """Remove what a killed process had half-written, half-fetched or half-deleted."""
+    for begun in (*run_dir.glob(f"{_STAGING}checkpoint-*"), *run_dir.glob(f"{DOWNLOAD}checkpoint-*")):
+        shutil.rmtree(begun, ignore_errors=True)
     _empty_trash(run_dir)
 
 
@@ -122,7 +137,7 @@ def _empty_trash(run_dir: Path) -> None:
         shutil.rmtree(trash, ignore_errors=True)
 
 
-def leave_only_until(run_dir: Path, step: int) -> None:
+def _leave_only_until(run_dir: Path, step: int) -> None:
     """Move checkpoints of later steps aside: the run goes on from `step`, and what comes after is made anew.
 
     Otherwise a later ``--resume`` would take one of them, of the course that was left, for the newest.

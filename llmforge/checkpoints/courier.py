@@ -26,8 +26,8 @@ from llmforge.errors import LlmforgeError
 from llmforge.runtime.children import without_script
 from llmforge.runtime.logs import logger
 
-#: Protocols that need no process: nothing of them is lost in a fork, and what is in memory is in this one's.
-_HERE = ("file", "local", "memory")
+#: What is in memory is in this process's. A disk is not done here: one that hangs, as NFS does, could not be given up.
+_HERE = ("memory",)
 #: What can be asked for: functions of a `RemoteFolder`.
 _TASKS: dict[str, Callable[..., Any]] = {
     "probe": probe,
@@ -37,11 +37,14 @@ _TASKS: dict[str, Callable[..., Any]] = {
     "send_checkpoint": mirrored.send_checkpoint,
     "delete_checkpoint": mirrored.delete_checkpoint,
     "leftovers": mirrored.remote_leftovers,
-    "withdraw_after": mirrored.withdraw_after,
+    "begin_at": mirrored.begin_at,
+    "forget_end": mirrored.forget_end,
     "refuse_other_run": mirrored.refuse_other_run,
     "records": fetch.fetch_records,
     "restore": fetch.restore_run,
 }
+#: Seconds in which a killed process is gone; one that waits for a dead disk may never be.
+_PATIENCE = 2.0
 #: The sending yields to the steps where both want the same core.
 _NICE = 10
 
@@ -143,7 +146,7 @@ class Courier:
             process, self._process = self._process, None
             if process is not None:
                 process.kill()
-                process.join()
+                process.join(_PATIENCE)
             if self._pipe is not None:
                 self._lost(self._pipe)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.checkpoints.checksums import digest_file
-from llmforge.checkpoints.commit import set_aside
+from llmforge.checkpoints.commit import DOWNLOAD, set_aside
 from llmforge.checkpoints.failures import RemoteError
 from llmforge.checkpoints.manifest import MANIFEST, FileEntry, Manifest, checkpoint_step, is_committed, read_manifest, verify
-from llmforge.checkpoints.mirrored import read_remote_manifest, remote_checkpoints
+from llmforge.checkpoints.mirrored import read_remote_manifest, remote_checkpoints, remote_run_id
 from llmforge.checkpoints.remote import RemoteFolder
 from llmforge.errors import CheckpointError, ConfigError, DataError, StorageError
 from llmforge.runtime.devices import format_bytes
@@ -20,8 +20,6 @@ from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import METRICS, RUN_RECORD, SAMPLES
 from llmforge.storage import read_json, sync_folder, sync_tree, write_text
 
-#: Where a checkpoint lies, beside its place, until all of it is there.
-_DOWNLOAD = ".download-"
 _STATE = "trainer_state.json"
 #: Of that file, in bytes: a million logged losses are some 100 MB.
 _MOST_STATE = 1 << 28
@@ -60,8 +58,8 @@ def download_checkpoint(remote: RemoteFolder, name: str, run_dir: Path) -> Path:
     manifest, target = read_remote_manifest(remote, name), run_dir / name
     if is_committed(target) and not verify(target) and read_manifest(target) == manifest:
         return target
-    staging = run_dir / f"{_DOWNLOAD}{name}"
-    for left in run_dir.glob(f"{_DOWNLOAD}*"):
+    staging = run_dir / f"{DOWNLOAD}{name}"
+    for left in run_dir.glob(f"{DOWNLOAD}*"):
         if left != staging:
             shutil.rmtree(left, ignore_errors=True)
     try:
@@ -131,7 +129,7 @@ def restore_run(remote: RemoteFolder, run_dir: str, which: str = "newest", above
 
     Args:
         which: ``newest``, or the name of exactly the one.
-        above: Of the newest one, only if it is of a later step than this; otherwise nothing is done.
+        above: The step of the newest one here: only a later one is brought, and otherwise the best one alone.
 
     Returns:
         Where it is now; None where the store has no such.
@@ -143,9 +141,13 @@ def restore_run(remote: RemoteFolder, run_dir: str, which: str = "newest", above
         RemoteError, StorageError: The store cannot be read, or the disk not written.
     """
     folder = Path(run_dir)
-    names = [name for name in remote_checkpoints(remote) if (checkpoint_step(Path(name)) or 0) > above]
+    if (folder / RUN_RECORD).exists():
+        there = remote_run_id(remote)
+        if there is not None and read_json(folder / RUN_RECORD).get("run_id") != there:
+            raise ConfigError(f"{folder} holds another run than {remote.url}.", "Give another --output_dir.")
     if which != "newest":
         return _restore(remote, folder, which)
+    names = [name for name in remote_checkpoints(remote) if (checkpoint_step(Path(name)) or 0) > above]
     reason = ""
     for name in reversed(names):
         try:
@@ -155,22 +157,26 @@ def restore_run(remote: RemoteFolder, run_dir: str, which: str = "newest", above
             logger.warning("%s is passed over: %s", name, error)
     if names and above < 0:
         raise CheckpointError(f"None of the {len(names)} checkpoints at {remote.url} can be used; the oldest: {reason}")
+    if above >= 0:
+        _restore_best(remote, folder / f"checkpoint-{above}")
     return None
 
 
 def _restore(remote: RemoteFolder, folder: Path, name: str) -> str:
-    manifest = read_remote_manifest(remote, name)
-    if (folder / RUN_RECORD).exists() and read_json(folder / RUN_RECORD).get("run_id") != manifest.run_id:
-        raise ConfigError(f"{folder} holds another run than {remote.url}.", "Give another --output_dir.")
     path = download_checkpoint(remote, name, folder)
-    best = best_step_of(path)
-    if best is not None and best != manifest.step and not is_committed(folder / f"checkpoint-{best}"):
-        try:
-            download_checkpoint(remote, f"checkpoint-{best}", folder)
-        except CheckpointError as error:
-            logger.warning("the best checkpoint is not there any more: %s", error)
+    _restore_best(remote, path)
     fetch_records(remote, str(folder))
     return str(path)
+
+
+def _restore_best(remote: RemoteFolder, path: Path) -> None:
+    """Bring the best checkpoint, as the one at `path` remembers it, where it is not here."""
+    best = best_step_of(path)
+    if best is not None and best != checkpoint_step(path) and not is_committed(path.parent / f"checkpoint-{best}"):
+        try:
+            download_checkpoint(remote, f"checkpoint-{best}", path.parent)
+        except CheckpointError as error:
+            logger.warning("the best checkpoint is not there any more: %s", error)
 
 
 def best_step_of(checkpoint: Path) -> int | None:

@@ -21,6 +21,8 @@ from llmforge.storage import write_text
 
 MANIFEST = "manifest.json"
 METADATA = "metadata.json"
+#: In a store, what becomes of the manifest of a checkpoint of a course that was left: its files stay, and it exists no more.
+SET_ASIDE_MANIFEST = "manifest-set-aside.json"
 
 #: Of the layout of the manifest itself; one of a later version is refused, not guessed at.
 _FORMAT = 1

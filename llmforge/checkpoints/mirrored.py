@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from llmforge.checkpoints.checksums import digest_file
 from llmforge.checkpoints.failures import RemoteError
-from llmforge.checkpoints.manifest import MANIFEST, FileEntry, Manifest, checkpoint_step, parse_manifest, read_manifest
+from llmforge.checkpoints.manifest import (
+    MANIFEST,
+    SET_ASIDE_MANIFEST,
+    FileEntry,
+    Manifest,
+    checkpoint_step,
+    parse_manifest,
+    read_manifest,
+)
 from llmforge.checkpoints.objects import PARTS
 from llmforge.checkpoints.remote import RemoteFolder
 from llmforge.errors import CheckpointError, ConfigError
 from llmforge.runtime.logs import logger
-from llmforge.runtime.run_folder import RUN_RECORD
-
-#: What becomes of the manifest of a checkpoint of a course that was left: its files stay, and it exists no more.
-SET_ASIDE = "manifest-set-aside.json"
+from llmforge.runtime.run_folder import DIVERGENCE, EXIT_RECORD, RUN_RECORD
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -42,7 +48,7 @@ def remote_leftovers(remote: RemoteFolder) -> list[str]:
         checkpoint, _, file = name.removeprefix(f"{PARTS}/").partition("/")
         if checkpoint_step(Path(checkpoint)) is not None:
             files.setdefault(checkpoint, set()).add(file)
-    return sorted(name for name, there in files.items() if not there & {MANIFEST, SET_ASIDE})
+    return sorted(name for name, there in files.items() if not there & {MANIFEST, SET_ASIDE_MANIFEST})
 
 
 def read_remote_manifest(remote: RemoteFolder, name: str) -> Manifest:
@@ -136,6 +142,7 @@ def send_checkpoint(remote: RemoteFolder, checkpoint: Path) -> int:
     sent = sum(remote.each(send, largest_first))
     for left in set(there) - {f"{name}/{file}" for file in manifest.files} - {f"{name}/{MANIFEST}"}:
         remote.delete(left)
+    remote.discard_parts(name)  # of files that were put together just before a process was killed
     return sent + remote.put(checkpoint / MANIFEST, f"{name}/{MANIFEST}")
 
 
@@ -165,8 +172,53 @@ def delete_checkpoint(remote: RemoteFolder, name: str, run_id: str, uploaded: bo
     return True
 
 
+def begin_at(remote: RemoteFolder, step: int, run_id: str, waiting: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """A run begins at a step, for the first time or anew: what the store holds of an end, and of later steps, is no more.
+
+    The record of the end is deleted, later checkpoints are withdrawn, and parts of files that nobody goes on with are
+    discarded; that comes to no harm where it fails, and is left then.
+
+    Args:
+        waiting: Names of the checkpoints still to be uploaded, whose parts are of use.
+
+    Returns:
+        The checkpoints that were withdrawn; and those of which there are files and no manifest, from uploads of this run.
+
+    Raises:
+        RemoteError: The store failed.
+    """
+    forget_end(remote)
+    withdrawn = withdraw_after(remote, step, run_id)
+    for name in remote.sizes(PARTS):
+        if name.split("/")[1] not in waiting:
+            _try_to_delete(remote, name)
+    return withdrawn, remote_leftovers(remote) if remote_run_id(remote) == run_id else []
+
+
+def forget_end(remote: RemoteFolder) -> None:
+    """Delete the record of how the run ended, which goes on.
+
+    Raises:
+        RemoteError: The store cannot be listed.
+    """
+    there = remote.sizes()
+    for name in (EXIT_RECORD, DIVERGENCE):
+        if name in there:
+            _try_to_delete(remote, name)
+
+
+def _try_to_delete(remote: RemoteFolder, name: str) -> None:
+    """Where deleting is not allowed, say, nothing else is to wait for it."""
+    try:
+        remote.delete(name)
+    except RemoteError as error:
+        logger.warning("%s/%s stays for now: %s", remote.url, name, error)
+
+
 def withdraw_after(remote: RemoteFolder, step: int, run_id: str) -> list[str]:
     """Make checkpoints of later steps no checkpoints, whose files stay: the run goes on from `step` in another course.
+
+    The files are replaced when the run comes to that step again; nothing else deletes them.
 
     Returns:
         Their names.
@@ -181,6 +233,6 @@ def withdraw_after(remote: RemoteFolder, step: int, run_id: str) -> list[str]:
             logger.warning("%s", error)
             own = True
         if own:
-            remote.rename(f"{name}/{MANIFEST}", f"{name}/{SET_ASIDE}")
+            remote.rename(f"{name}/{MANIFEST}", f"{name}/{SET_ASIDE_MANIFEST}")
             withdrawn.append(name)
     return withdrawn

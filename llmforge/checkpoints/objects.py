@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from llmforge.checkpoints.checksums import Digest, told_checksum
 from llmforge.checkpoints.failures import RemoteError, explain
 from llmforge.checkpoints.manifest import check_name
-from llmforge.checkpoints.stores import canonical, open_store, require_protocol
+from llmforge.checkpoints.stores import open_store, require_protocol
 from llmforge.configs.remote import shown_url
+from llmforge.data.sources.remote import canonical
 from llmforge.errors import ConfigError
 from llmforge.runtime.logs import logger
 
@@ -103,12 +104,20 @@ class RemoteObjects:
 
         Args:
             under: Only what is in this folder.
+
+        Raises:
+            RemoteError: There is no such bucket, too.
         """
         place = self.path(under) if under else self._opened[1]
         with explain(self.url, self.protocol):
             try:
                 found = self.call("find", place, detail=True)
             except FileNotFoundError:
+                if self.protocol in ("gs", "s3"):  # which list an empty folder like any other
+                    bucket = self._opened[1].partition("/")[0]
+                    raise RemoteError(
+                        f"{self.url}: there is no bucket {bucket}.", "Check its name, and that it was made.", "missing"
+                    ) from None
                 return {}
         start, sizes = len(self._opened[1]) + 1, {}
         for path, info in sorted(found.items()):

@@ -126,7 +126,7 @@ class RemoteFolder(RemoteObjects):
 
     def discard_parts(self, name: str) -> None:
         """Delete the parts of a file, or of the files in a folder, that were not put together."""
-        for part in self.sizes(f"{PARTS}/{name}"):
+        for part in self.sizes(f"{PARTS}/{name}") if self.protocol == "gs" else ():
             self.delete(part)
 
     def _arrived(self, name: str, digest: Digest) -> bool:

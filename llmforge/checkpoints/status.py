@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmforge.checkpoints.manifest import checkpoint_step, is_committed
+from llmforge.checkpoints.commit import SET_ASIDE
+from llmforge.checkpoints.manifest import SET_ASIDE_MANIFEST, checkpoint_step, is_committed
 from llmforge.checkpoints.summary import best_step, read_object
 from llmforge.checkpoints.uploads import Record, Upload, read_uploads, undelivered
 from llmforge.errors import CheckpointError
-from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD, holds_a_run
+from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD, holds_a_run, is_end_of
 from llmforge.runtime.run_lock import holder
 
 
@@ -26,8 +27,11 @@ def run_status(run: Path, url: str | None = None) -> dict[str, Any]:
     if not run.is_dir() or not holds_a_run(run):
         raise CheckpointError(f"{run} holds no run.", "Give the folder of a run.")
     record, end = read_record(run / RUN_RECORD), read_record(run / EXIT_RECORD)
+    end = end if is_end_of(end, record) else {}  # a copy in a store may be of an earlier end
     folders = [path for path in sorted(run.glob("checkpoint-*"), key=lambda path: checkpoint_step(path) or 0) if path.is_dir()]
     folders = [path for path in folders if checkpoint_step(path) is not None]
+    aside = [path for path in folders if (path / SET_ASIDE_MANIFEST).exists()]  # in a store; here they lie in a folder
+    folders = [path for path in folders if path not in aside]
     committed = [path for path in folders if is_committed(path)]
     who, best = holder(run) if url is None else None, best_step(folders)
     record_of_uploads = read_uploads(run) if url is None else None
@@ -45,6 +49,7 @@ def run_status(run: Path, url: str | None = None) -> dict[str, Any]:
         "best": None if best is None else f"checkpoint-{best}",
         "checkpoints": len(committed),
         "not_committed": [path.name for path in folders if path not in committed],
+        "set_aside": sorted(path.name for path in (aside if url else (run / SET_ASIDE).glob("*"))),
         "undelivered_uploads": waiting,
         **_mirror(run, folders, record_of_uploads, who is not None, url),
     }
@@ -88,7 +93,7 @@ def read_record(path: Path) -> dict[str, Any]:
 def _state(running: bool, end: dict[str, Any], remote: bool) -> str:
     """In one word, or what the absence of an exit record means."""
     if running:
-        return "running"
+        return "running" if not end else "ended: it waits for its uploads"
     if not end:
         return (
             "no end recorded: it goes on, or was killed" if remote else "killed: no process holds it, and none wrote how it ended"

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import os
 from collections.abc import Callable
 from typing import Any
 
+from llmforge.data.sources.clients import client_options
 from llmforge.data.sources.remote import PROTOCOLS
 from llmforge.errors import ConfigError
-
-_ALIASES = {"gcs": "gs", "s3a": "s3"}
-#: Seconds to a connection, and between two signs of life on one.
-_CONNECT, _READ = 10, 30
-
-
-def canonical(protocol: str) -> str:
-    """One name for each protocol: ``gs`` for ``gcs``, ``s3`` for ``s3a``."""
-    return _ALIASES.get(protocol.lower(), protocol.lower())
 
 
 def require_protocol(protocol: str, shown: str) -> None:
@@ -42,14 +32,8 @@ def open_store(protocol: str, url: str) -> tuple[Any, str]:
     Raises:
         ConfigError: The package of a protocol that is rarely used is missing.
     """
-    _silence()
-    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-    if protocol == "gs":
-        options |= _google()
-    elif protocol == "s3":
-        # Its own attempts are few: whoever uploads has all the time there is, and says what it waits for.
-        options["config_kwargs"] = {"connect_timeout": _CONNECT, "read_timeout": _READ, "retries": {"max_attempts": 2}}
-    elif protocol in ("file", "local", "memory"):
+    options = {"skip_instance_cache": True, "use_listings_cache": False} | client_options(protocol)
+    if protocol in ("file", "local", "memory"):
         options = {"skip_instance_cache": True} | ({"auto_mkdir": True} if protocol != "memory" else {})
     import fsspec
 
@@ -58,25 +42,6 @@ def open_store(protocol: str, url: str) -> tuple[Any, str]:
     except ImportError as error:
         raise ConfigError(f"{protocol}:// needs a package that is not installed.", f"Install {error.name or 'it'}.") from None
     return store, path
-
-
-def _google() -> dict[str, Any]:
-    emulated = bool(os.environ.get("STORAGE_EMULATOR_HOST"))
-    if emulated:
-        # Before the import: gcsfs would otherwise look for zonal buckets by gRPC, 40 to 80 s each, which no emulator has.
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    import aiohttp
-
-    options: dict[str, Any] = {"requests_timeout": aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT, sock_read=_READ)}
-    if emulated and not os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
-        options |= {"token": "anon", "project": "emulated"}
-    return options
-
-
-def _silence() -> None:
-    """These log tracebacks, with what was requested, of what is told in one line here."""
-    for name in ("gcsfs", "s3fs", "fsspec", "aiobotocore", "botocore", "google.auth"):
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def progress(count: Callable[[int], None]) -> Any:

@@ -11,9 +11,10 @@ from llmforge.checkpoints.courier import Courier
 from llmforge.checkpoints.failures import RemoteError
 from llmforge.checkpoints.fetch import best_step_of
 from llmforge.checkpoints.manifest import checkpoint_step, list_checkpoints
-from llmforge.checkpoints.records import LAST_RECORDS, Records
+from llmforge.checkpoints.records import Records
 from llmforge.checkpoints.tidying import release_local, tidy_store
-from llmforge.checkpoints.uploads import SETTLED, Upload, Uploads
+from llmforge.checkpoints.uploads import LAST_RECORDS, SETTLED, Uploads, undelivered
+from llmforge.checkpoints.waiting import Waiting
 from llmforge.configs.remote import RemoteArguments
 from llmforge.errors import CheckpointError, LlmforgeError
 from llmforge.runtime.devices import format_bytes
@@ -24,7 +25,7 @@ from llmforge.runtime.signals import stop_signals
 ROUND = 30.0
 #: Seconds before the next attempt, doubled each time up to the second.
 BACKOFF = (2.0, 60.0)
-#: Seconds for the threads to write down how far they came.
+#: Seconds for the threads, together, to write down how far they came.
 _PATIENCE = 5.0
 #: Seconds between two words about what the end waits for.
 _WORDS = 15.0
@@ -39,6 +40,7 @@ class Mirror:
     Attributes:
         uploads: The record of it all.
         records: What goes besides checkpoints.
+        waiting: The checkpoints that are to go.
 
     Args:
         run_dir: The run's folder.
@@ -51,12 +53,10 @@ class Mirror:
         self.run_dir, self.courier, self.settings, self.run_id = run_dir, courier, settings, run_id
         self.uploads = Uploads(run_dir, courier.url)
         self.records = Records(run_dir, courier, self.uploads)
+        self.waiting = Waiting(self.uploads, settings.upload_queue)
         self._changed = threading.Condition()
-        self._queue: list[str] = []
-        self._active: str | None = None
-        self._best: int | None = None
-        self._begun_at: int | None = None
-        self._due = False  # whether records are to be looked at
+        self._begun_at: int | None = None  # the step, until the store knows
+        self._due = self._all_due = False  # whether records are to be looked at, and also those that hardly grew
         self._round = 0.0  # when they were, last
         self._ending = False
         self._tidying = False
@@ -75,7 +75,7 @@ class Mirror:
             upload = self.uploads.checkpoints.get(path.name)
             # The one gone on from too: retention may have taken it out of the store, and the later ones go.
             if upload is None or upload.state not in SETTLED or checkpoint_step(path) == step:
-                self._add(path, best_step_of(path))
+                self._add(path)
         self._threads = [
             threading.Thread(target=self._send_checkpoints, name="mirror", daemon=True),
             threading.Thread(target=self._send_records, name="mirror-records", daemon=True),
@@ -85,11 +85,11 @@ class Mirror:
 
     def add(self, checkpoint: Path) -> None:
         """Queue a committed checkpoint; without `background_upload`, wait till it is uploaded, or has failed once."""
-        self._add(checkpoint, best_step_of(checkpoint))
+        self._add(checkpoint)
         self.refresh(at_once=True)
-        upload = self.uploads.checkpoints[checkpoint.name]
+        upload = self.uploads.checkpoint(checkpoint.name)
         with self._changed:
-            while not self.settings.background_upload and upload.state in ("queued", "uploading"):
+            while not self.settings.background_upload and upload.state in ("queued", "uploading") and upload.error is None:
                 if self._closed or stop_signals.asked:
                     return
                 self._changed.wait(0.2)
@@ -101,55 +101,36 @@ class Mirror:
         """
         left = []
         for name in names:
-            with self._changed:
-                self.uploads.checkpoints.setdefault(name, Upload(best=best_step_of(self.run_dir / name)))
+            self.uploads.checkpoint(name, best=best_step_of(self.run_dir / name))
             if not self._send_checkpoint(name):
                 left.append(name)
-        return left + [name for name, stamp in self.records.changed() if self.records.send(name, stamp)]
+        return left + [name for name, _ in self.records.changed() if self.records.send(name)]
 
-    def _add(self, checkpoint: Path, best: int | None) -> None:
-        name = checkpoint.name
+    def _add(self, checkpoint: Path) -> None:
+        best = best_step_of(checkpoint)
         with self._changed:
-            self._best = best
-            upload = self.uploads.checkpoints.setdefault(name, Upload())
-            self.uploads.change(upload, "queued", best=self._best, error=None, attempts=0)
-            self._queue = [item for item in self._queue if item != name] + [name]
-            kept = {self._queue[-1], f"checkpoint-{self._best}", self._active}
-            waiting = [item for item in self._queue if item != self._active]
-            for item in [item for item in waiting if item not in kept][: max(len(waiting) - self.settings.upload_queue, 0)]:
-                self._queue.remove(item)
-                self.uploads.superseded += 1
-                self.uploads.change(self.uploads.checkpoints[item], "superseded")
-                logger.warning("%s is not uploaded: newer ones came before its turn", item)
+            self.waiting.add(checkpoint.name, best)
             self._changed.notify_all()
 
     def refresh(self, at_once: bool = False) -> None:
-        """Say that records may have changed; they are looked at every `ROUND` seconds at most, or at once."""
+        """Say that records may have changed; they are looked at every `ROUND` seconds at most, or all of them at once."""
         with self._changed:
             self._due = True
             if at_once:
-                self._round = 0.0
+                self._all_due, self._round = True, 0.0
             self._changed.notify_all()
 
     def pinned(self) -> set[int]:
         """The steps of the checkpoints that still wait for their upload, which retention leaves alone."""
         with self._changed:
-            return {step for name in self._queue if (step := checkpoint_step(Path(name))) is not None}
+            return self.waiting.steps()
 
     def undelivered(self) -> list[str]:
-        """What has not reached the store: checkpoints that wait, or cannot be sent, and records as they are now."""
-        waiting = self._waiting()
-        with self._changed:
-            failed = [name for name, upload in self.uploads.checkpoints.items() if upload.state == "failed"]
-        return [name for name in failed if name not in waiting and (self.run_dir / name).exists()] + waiting
-
-    def _waiting(self) -> list[str]:
-        with self._changed:
-            waiting = list(self._queue)
-        return waiting + [name for name, _ in self.records.changed() if name not in LAST_RECORDS]
+        """What has not reached the store, see `uploads.undelivered`."""
+        return undelivered(self.run_dir, self.uploads.copy())
 
     def drain(self, seconds: float, hurried: Callable[[], float | None] = lambda: None) -> list[str]:
-        """Wait, so long at most, till everything is uploaded, and return what is not.
+        """Wait, so long at most, till everything is uploaded that can be, and return what is not.
 
         Args:
             hurried: Asked all the time: the seconds that are left from now on where there is a hurry, else None.
@@ -157,26 +138,33 @@ class Mirror:
         end, told = time.monotonic() + seconds, time.monotonic()
         with self._changed:
             self._ending = True
-        while (left := self._waiting()) or self._tidying:
+        while self._is_busy():
             hurry = hurried()
             end = end if hurry is None else min(end, time.monotonic() + hurry)
             if time.monotonic() >= end or not any(thread.is_alive() for thread in self._threads):
                 break
-            if left and time.monotonic() - told > _WORDS:
+            if time.monotonic() - told > _WORDS:
                 told = time.monotonic()
-                logger.info("uploading %s; %.0f s at most", ", ".join(left[:3]), end - told)
+                logger.info("uploading %s; %.0f s at most", ", ".join(self.undelivered()[:3]) or "is tidied", end - told)
             self.refresh(at_once=True)
             with self._changed:
                 self._changed.wait(0.2)
         return self.undelivered()
 
+    def _is_busy(self) -> bool:
+        """Whether there is anything that may still reach the store: a checkpoint that cannot be sent as it is may not."""
+        with self._changed:
+            if self._tidying or self._begun_at is not None or self.waiting.names:
+                return True
+        return any(name not in LAST_RECORDS for name, _ in self.records.changed())
+
     def send_last(self, seconds: float) -> None:
         """Send what is written to the very end within a bound; what does not get there is sent by the next start."""
 
         def work() -> None:
-            for name, stamp in self.records.changed():
+            for name, _ in self.records.changed():
                 if name in LAST_RECORDS:
-                    self.records.send(name, stamp)
+                    self.records.send(name)
 
         thread = threading.Thread(target=work, name="mirror-end", daemon=True)
         self._threads.append(thread)
@@ -189,8 +177,9 @@ class Mirror:
             self._closed = True
             self._changed.notify_all()
         self.courier.close()
+        end = time.monotonic() + _PATIENCE
         for thread in self._threads:
-            thread.join(_PATIENCE)
+            thread.join(max(end - time.monotonic(), 0.0))
 
     # Checkpoints
 
@@ -198,16 +187,14 @@ class Mirror:
         pause = BACKOFF[0]
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._begun_at is not None or self._closed)
+                self._changed.wait_for(lambda: self.waiting.names or self._begun_at is not None or self._closed)
                 if self._closed:
                     return
-                # The newest: nothing is worth more if the machine goes now.
-                name = self._active = self._queue[-1] if self._queue else None
-            done = self._withdraw() and (self._send_checkpoint(name) if name else None)
+                name = self.waiting.take()
+            done = self._begin() and (self._send_checkpoint(name) if name else None)
             with self._changed:
-                self._active, self._tidying = None, bool(done)
-                if done is not False and name in self._queue:
-                    self._queue.remove(name)
+                self._tidying = bool(done)
+                self.waiting.end(over=done is not False)
                 self._changed.notify_all()
                 if done is False:
                     # Whatever is new is tried along with it, and not before: the store is the same.
@@ -220,22 +207,29 @@ class Mirror:
                 self._tidying = False
                 self._changed.notify_all()
 
-    def _withdraw(self) -> bool:
-        """See that no checkpoint of a course that was left is in the store; False if that could not be done."""
-        if self._begun_at is not None:
-            try:
-                for name in self.courier.ask("withdraw_after", self._begun_at, self.run_id):
-                    self.uploads.gone(name)
-                    logger.warning("%s, in the store, is of a course that was left, and is no checkpoint any more", name)
-                self._begun_at = None
-            except LlmforgeError as error:
-                self._tell("what is new", str(error), "; it is tried again")
-                return False
+    def _begin(self) -> bool:
+        """See that the store knows where the run begins; False if that could not be done."""
+        if self._begun_at is None:
+            return True
+        with self._changed:
+            waiting = list(self.waiting.names)
+        try:
+            withdrawn, halves = self.courier.ask("begin_at", self._begun_at, self.run_id, waiting)
+        except LlmforgeError as error:
+            self._tell("what is new", str(error), "; it is tried again")
+            return False
+        for name in withdrawn:
+            self.uploads.gone(name, "superseded")
+            logger.warning("%s, in the store, is of a course that was left, and is no checkpoint any more", name)
+        for name in halves:  # of a machine that is gone: deleted with the next that can go, unless it is uploaded by then
+            self.uploads.checkpoint(name, "superseded")
+        with self._changed:
+            self._begun_at = None
         return True
 
     def _send_checkpoint(self, name: str) -> bool | None:
         """Whether a checkpoint was uploaded; None if it cannot ever be."""
-        upload = self.uploads.checkpoints[name]
+        upload = self.uploads.checkpoint(name)
         begun = time.monotonic()
         self.uploads.change(upload, "uploading", attempts=upload.attempts + 1)
         try:
@@ -245,7 +239,8 @@ class Mirror:
                 self.uploads.change(upload, "queued")
                 return False
             final = isinstance(error, CheckpointError) or (isinstance(error, RemoteError) and error.kind == "refused")
-            self.uploads.change(upload, "failed", seconds=round(time.monotonic() - begun, 1), error=str(error))
+            seconds = round(time.monotonic() - begun, 1)
+            self.uploads.change(upload, "failed", seconds=seconds, error=str(error))
             self._tell(name, str(error), "" if final else "; it is tried again")
             return None if final else False
         seconds = time.monotonic() - begun
@@ -263,7 +258,7 @@ class Mirror:
 
     def _tidy(self, name: str) -> None:
         with self._changed:
-            pinned = {step for step in (self._best, self.uploads.checkpoints[name].best) if step is not None}
+            pinned = {step for step in (self.waiting.best, self.uploads.checkpoint(name).best) if step is not None}
         try:
             tidy_store(self.courier, self.uploads, self.run_id, self.settings.remote_total_limit, pinned, self.pinned())
         except LlmforgeError as error:
@@ -275,6 +270,7 @@ class Mirror:
     # Records
 
     def _send_records(self) -> None:
+        pause = BACKOFF[0]
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or (self._due and time.monotonic() - self._round >= ROUND), ROUND)
@@ -282,14 +278,19 @@ class Mirror:
                     return
                 if not self._due or time.monotonic() - self._round < ROUND:
                     continue
-                self._due, self._round = False, time.monotonic()
-            for name, stamp in self.records.changed():
-                problem = self.records.send(name, stamp)
+                everything, self._round = self._all_due, time.monotonic()
+                self._due = self._all_due = False
+            failed = False
+            for name, _ in self.records.changed() if everything else self.records.due():
+                if self._closed:
+                    return
+                problem = self.records.send(name)
                 if problem:
+                    failed = True  # the others go none the less
                     self._tell(name, problem, "; it is tried again")
-                    with self._changed:
-                        self._due, self._round = True, time.monotonic() - ROUND + 2.0  # again in two seconds, at the earliest
-                        self._changed.wait_for(lambda: self._closed, 2.0)
-                    break
             with self._changed:
                 self._changed.notify_all()
+                if failed:
+                    self._changed.wait_for(lambda: self._closed, min(pause, 2.0) if self._ending else pause)
+                    self._due, self._all_due, self._round = True, self._all_due or everything, 0.0
+                pause = min(pause * 2, BACKOFF[1]) if failed else BACKOFF[0]

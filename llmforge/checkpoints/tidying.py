@@ -24,21 +24,26 @@ def tidy_store(
     Raises:
         RemoteError: The store failed.
     """
-
-    def delete(name: str) -> None:
-        if courier.ask("delete_checkpoint", name, run_id, True):
-            uploads.gone(name)
-
     steps = {checkpoint_step(Path(name)) or 0 for name in courier.ask("checkpoints")}
     for step in retention.superfluous(steps, limit, pinned):
-        delete(f"checkpoint-{step}")
-    for name in courier.ask("leftovers"):
-        if name in uploads.checkpoints and checkpoint_step(Path(name)) not in waiting:
-            delete(name)
+        name = f"checkpoint-{step}"
+        if courier.ask("delete_checkpoint", name, run_id, True):
+            uploads.gone(name, "deleted")
+    halves = set(courier.ask("leftovers"))
+    known = uploads.copy().checkpoints.keys()
+    for name in sorted(halves):
+        if name in known and checkpoint_step(Path(name)) not in waiting and courier.ask("delete_checkpoint", name, run_id, True):
+            uploads.gone(name, "deleted")
+            halves.remove(name)
+    uploads.forget_past(halves)
 
 
 def release_local(run_dir: Path, uploads: Uploads, pinned: Collection[int]) -> None:
-    """Delete the checkpoints here that are in the store, but for the newest and the `pinned`."""
-    done = {name for name, upload in dict(uploads.checkpoints).items() if upload.state == "done"}
-    here = {checkpoint_step(path) or 0 for path in list_checkpoints(run_dir) if path.name not in done}
+    """Delete the checkpoints here that were uploaded, but for the newest and the `pinned`.
+
+    One that the store has dropped since, by its own limit, was uploaded too: it is among the oldest, and kept in
+    neither place. One that never arrived stays for the limit of this disk to judge.
+    """
+    sent = {name for name, upload in uploads.copy().checkpoints.items() if upload.state in ("done", "deleted")}
+    here = {checkpoint_step(path) or 0 for path in list_checkpoints(run_dir) if path.name not in sent}
     retention.prune(run_dir, 1, here | set(pinned))

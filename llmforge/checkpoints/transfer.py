@@ -15,12 +15,11 @@ from llmforge.checkpoints.remote import RemoteFolder
 from llmforge.checkpoints.status import read_record
 from llmforge.checkpoints.summary import find
 from llmforge.checkpoints.sync import Mirror
-from llmforge.checkpoints.uploads import read_uploads, undelivered
-from llmforge.configs.remote import RemoteArguments
+from llmforge.checkpoints.uploads import read_uploads
+from llmforge.configs.remote import RemoteArguments, run_url
 from llmforge.errors import CheckpointError, ConfigError, StorageError
-from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD, RUNS_ROOT
+from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, correct_exit
 from llmforge.runtime.run_lock import RunLock
-from llmforge.storage import write_json
 
 #: Rounds over what could not be sent, and seconds between them; each request has attempts of its own below that.
 _ROUNDS, _PAUSE = 3, 2.0
@@ -87,15 +86,12 @@ def _destination(run: Path, record: dict[str, Any], remote: str | None) -> str:
         told = ((config if isinstance(config, dict) else {}).get("remote") or {}).get("remote")
     if not isinstance(told, str):
         raise ConfigError(f"{run} was trained without --remote.", "Say where to: --remote gs://bucket/prefix.")
-    return f"{told}/{run.resolve().name}"
+    return run_url(told, run)
 
 
 def _correct_end(run: Path, mirror: Mirror) -> None:
     """Have ``exit.json`` name what is undelivered now, and the store's copy of it too."""
-    end = read_record(run / EXIT_RECORD)
-    waiting = undelivered(run, mirror.uploads)
-    if end and end.get("undelivered_uploads", []) != waiting:
-        write_json(run / EXIT_RECORD, end | {"undelivered_uploads": waiting})
+    if correct_exit(run, mirror.undelivered()):
         mirror.send([])
 
 

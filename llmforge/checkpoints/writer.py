@@ -83,8 +83,7 @@ class CheckpointWriter:
         known = read_manifest(Path(resumed_from)).run_id if resumed_from and is_committed(Path(resumed_from)) else ""
         self.run_id = self._record.get("run_id") or known or uuid.uuid4().hex[:12]
         if self._is_main and folder.is_dir() and self.trainer.args.save_strategy != "no":
-            commit.sweep(folder)
-            commit.leave_only_until(folder, state.global_step)
+            commit.begin_at(folder, state.global_step)
         state.best_model_checkpoint = self.best_path(trial)
         if state.best_global_step and state.best_model_checkpoint is None and self.trainer.args.load_best_model_at_end:
             logger.warning("the best checkpoint, of step %d, is gone: the best is looked for anew", state.best_global_step)

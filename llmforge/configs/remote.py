@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from llmforge.configs.source import without_secrets
 from llmforge.errors import ConfigError
@@ -13,6 +14,11 @@ from llmforge.errors import ConfigError
 def shown_url(url: str) -> str:
     """A store's URL as it may be shown: without user, password and query."""
     return without_secrets(url).partition("?")[0].rstrip("/")
+
+
+def run_url(remote: str, folder: Path | str) -> str:
+    """A run's place in a store: ``<--remote>/<last component of --output_dir>``."""
+    return f"{remote.rstrip('/')}/{Path(folder).resolve().name}"
 
 
 def refuse_secrets(url: str, flag: str) -> None:

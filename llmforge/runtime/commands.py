@@ -76,16 +76,26 @@ def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str]
         if not error.relayed:
             who = f" (process {rank()})" if rank() else ""
             print(f"{'interrupted' if stopped else 'error'}{who}: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
+        return _leave(error.exit_code)
     except KeyboardInterrupt as error:
         if debug and not error.args:  # by Ctrl-C, where no signal handler is
             raise
         print(f"interrupted by {error}" if error.args else "interrupted", file=sys.stderr)
-        if stop_signals.insisted:  # no more waiting, for a checkpoint that is being written, say: it was never committed
-            sys.stdout.flush()
-            os._exit(EXIT_PREEMPTED)
-        return EXIT_PREEMPTED
+        return _leave(EXIT_PREEMPTED)
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     return 0
+
+
+def _leave(code: int) -> int:
+    """The exit code; after a second Ctrl-C the process ends here and now.
+
+    Nothing is waited for any more: not for a checkpoint that is being written, which was never committed, nor for torch to
+    be taken down, which takes ten seconds where others use the machine.
+    """
+    if stop_signals.insisted:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code

@@ -96,11 +96,14 @@ class RunFolder:
         """Merge `fields` into ``run.json``."""
         if self.is_main:
             path = self.path / RUN_RECORD
-            known = read_json(path) if path.exists() else {"run_id": self.run_id, **_surroundings()}
+            known = read_json(path) if path.exists() else {"run_id": self.run_id, "starts": 1, **_surroundings()}
             write_json(path, {**known, **redact(fields)})
 
     def begin(self) -> None:
         """Forget how it ended the last time: a kill must not leave the record of another end.
+
+        In ``run.json`` its `starts` are counted, and ``exit.json`` says of which one it is the end: where a copy of that
+        could not be deleted, it is seen to be an old one.
 
         Raises:
             OSError: The folder cannot be written.
@@ -110,8 +113,8 @@ class RunFolder:
                 (self.path / name).unlink(missing_ok=True)
             if (self.path / RUN_RECORD).exists():
                 record = read_json(self.path / RUN_RECORD)
-                if record.pop("final", None) is not None:
-                    write_json(self.path / RUN_RECORD, record)
+                record.pop("final", None)
+                write_json(self.path / RUN_RECORD, record | {"starts": _starts(record) + 1})
 
     def write_exit(
         self,
@@ -121,25 +124,72 @@ class RunFolder:
         heard: bool = False,
         newest: str | None = None,
         undelivered: Sequence[str] = (),
-    ) -> None:
+        finished: bool = False,
+    ) -> bool:
         """Write ``exit.json``: exit code, reason, last step, newest committed checkpoint, what is undelivered of the mirror.
 
         Of several processes the one that failed knows why; the others only see that it is gone. So
         one that knows (`heard`) writes whatever its rank, and the first record of an end stays.
+
+        Args:
+            finished: Whether the training came to its end; then nothing but an upload can be missing.
+
+        Returns:
+            Whether it was written.
         """
-        if (self.is_main or heard) and self.path.is_dir() and not (self.path / EXIT_RECORD).exists():
-            write_json(
-                self.path / EXIT_RECORD,
-                {
-                    "exit_code": code,
-                    "reason": reason,
-                    "step": step,
-                    "newest_checkpoint": newest,
-                    "undelivered_uploads": list(undelivered),
-                    "seconds": round(time.time() - self.started, 1),
-                    "time": timestamp(),
-                },
-            )
+        if not (self.is_main or heard) or not self.path.is_dir() or (self.path / EXIT_RECORD).exists():
+            return False
+        write_json(
+            self.path / EXIT_RECORD,
+            {
+                "exit_code": code,
+                "reason": reason,
+                "finished": finished,
+                "step": step,
+                "newest_checkpoint": newest,
+                "undelivered_uploads": list(undelivered),
+                "starts": _starts(read_json(self.path / RUN_RECORD)) if (self.path / RUN_RECORD).exists() else 1,
+                "seconds": round(time.time() - self.started, 1),
+                "time": timestamp(),
+            },
+        )
+        return True
+
+
+def correct_exit(path: Path, undelivered: Sequence[str], code: int | None = None, reason: str | None = None) -> bool:
+    """Put right in ``exit.json`` of a run's folder what is undelivered; a training that had finished is, once nothing is.
+
+    Args:
+        code, reason: Of the end, where they became others.
+
+    Returns:
+        Whether anything changed.
+
+    Raises:
+        DataError, StorageError: It is damaged, or cannot be written.
+    """
+    if not (path / EXIT_RECORD).exists():
+        return False
+    known = read_json(path / EXIT_RECORD)
+    changes: dict[str, Any] = {"undelivered_uploads": list(undelivered)}
+    if known.get("finished") and not undelivered:
+        changes |= {"exit_code": 0, "reason": "finished"}
+    elif code is not None:
+        changes |= {"exit_code": code, "reason": reason}
+    if all(known.get(name) == value for name, value in changes.items()):
+        return False
+    write_json(path / EXIT_RECORD, known | changes)
+    return True
+
+
+def is_end_of(end: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether what ``exit.json`` says is not of a start before the one that ``run.json`` tells of last."""
+    return bool(end) and ("starts" not in end or _starts(end) >= _starts(record))
+
+
+def _starts(record: Mapping[str, Any]) -> int:
+    starts = record.get("starts")
+    return starts if isinstance(starts, int) and not isinstance(starts, bool) else 1
 
 
 def timestamp() -> str:

@@ -33,11 +33,13 @@ class StopSignals:
     Attributes:
         deferred: Whether a request is only noted. Otherwise the handler raises KeyboardInterrupt.
         insisted: Whether Ctrl-C was pressed a second time: nothing is waited for any more.
+        asked_at: When it was first asked to, as `time.monotonic` tells it: a scheduler's patience counts from there.
     """
 
     def __init__(self) -> None:
         self.deferred = False
         self.insisted = False
+        self.asked_at = 0.0
         self._reason: str | None = None
         self._pressed: float | None = None  # when Ctrl-C was first
         self._parent_lost = False
@@ -86,6 +88,7 @@ class StopSignals:
             return self._handle_in_worker(number, frame)
         now, first = time.monotonic(), self._reason is None
         if first:
+            self.asked_at = now
             self._reason = "a dead launcher" if self._parent_lost else "Ctrl-C" if number == signal.SIGINT else _name(number)
         if number == signal.SIGINT:
             self.insisted = self._pressed is not None and now - self._pressed >= _SECOND_PRESS_SECONDS

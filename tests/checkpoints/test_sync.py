@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections import Counter
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from checkpoints.stores import checkpoint
 
-from llmforge.checkpoints import courier as couriers
 from llmforge.checkpoints import sync
+from llmforge.checkpoints import uploads as records
+from llmforge.checkpoints.commit import delete
 from llmforge.checkpoints.courier import Courier
 from llmforge.checkpoints.failures import RemoteError
 from llmforge.checkpoints.manifest import list_checkpoints
@@ -28,7 +30,7 @@ class Link(Courier):
     """A courier whose link can be cut (`down`), or held (`gate` is cleared)."""
 
     def __init__(self, url):
-        super().__init__(url)
+        super().__init__(url, apart=False)
         self.down = False
         self.gate = threading.Event()
         self.gate.set()
@@ -133,7 +135,7 @@ def test_a_save_does_not_wait_for_the_link_and_what_waits_is_pinned(run, mirror,
     it.add(checkpoint(run, 5))
     assert time.monotonic() - begun < 5
     assert it.pinned() == {5}
-    until(lambda: states(run)["checkpoint-5"] == "uploading" or it.courier.asked["withdraw_after"])
+    until(lambda: states(run)["checkpoint-5"] == "uploading" or it.courier.asked["begin_at"])
     assert it.drain(0.3) == ["checkpoint-5"]
     it.courier.gate.set()
     assert it.drain(60) == []
@@ -148,7 +150,8 @@ def test_without_background_a_save_waits_for_its_upload_and_not_for_a_store_that
     begun = time.monotonic()
     it.add(checkpoint(run, 10))
     assert time.monotonic() - begun < 20
-    assert states(run)["checkpoint-10"] == "failed"
+    assert states(run)["checkpoint-10"] in ("failed", "uploading")
+    assert it.uploads.checkpoints["checkpoint-10"].attempts >= 1
 
 
 def test_a_link_slower_than_the_saves_leaves_out_what_is_old_but_not_the_best(run, mirror, remote):
@@ -158,7 +161,7 @@ def test_a_link_slower_than_the_saves_leaves_out_what_is_old_but_not_the_best(ru
     assert it.drain(60) == []
     it.courier.gate.clear()
     it.add(checkpoint(run, 2))
-    until(lambda: it._active == "checkpoint-2")
+    until(lambda: it.waiting.active == "checkpoint-2")
     for step in range(3, 9):
         it.add(checkpoint(run, step, best=4 if step >= 4 else None))
         assert len(it.pinned()) <= 3
@@ -176,7 +179,7 @@ def test_a_store_that_fails_is_tried_again_until_it_mends(run, mirror, remote, c
     it.courier.down = True
     it.add(checkpoint(run, 5))
     (run / "metrics.jsonl").write_text("1\n")
-    until(lambda: it.courier.asked["withdraw_after"] + it.courier.asked["send_checkpoint"] >= 4)
+    until(lambda: it.courier.asked["begin_at"] + it.courier.asked["send_checkpoint"] >= 4)
     assert it.undelivered() == ["checkpoint-5", "metrics.jsonl"]
     it.courier.down = False
     assert it.drain(60) == []
@@ -339,9 +342,8 @@ def test_a_record_of_another_place_says_nothing_of_this_one(run, mirror):
 
 
 @pytest.fixture
-def apart(monkeypatch, tmp_path):
-    """A courier that speaks to a folder by the process that others are spoken to by."""
-    monkeypatch.setattr(couriers, "_HERE", ())
+def apart(tmp_path):
+    """A courier that speaks to a folder by a process of its own."""
     courier = Courier(f"file://{tmp_path}/store/run")
     yield courier
     courier.close()
@@ -368,3 +370,224 @@ def test_the_process_does_what_it_is_asked_and_hands_over_what_goes_wrong(run, a
     apart.close()
     with pytest.raises(RemoteError, match="it is over"):
         apart.ask("checkpoints")
+
+
+# The beginning, the records, what is left lying
+
+
+def test_how_it_ended_is_forgotten_in_the_store_when_the_run_goes_on(run, mirror, remote):
+    first = mirror()
+    (run / "exit.json").write_text('{"exit_code": 75}')
+    (run / "divergence.json").write_text("{}")
+    assert first.drain(60) == []
+    until(lambda: "exit.json" in remote.names())
+    first.close()
+    for name in ("exit.json", "divergence.json"):
+        (run / name).unlink()
+    second = mirror()
+    until(lambda: not second._is_busy())
+    assert not {"exit.json", "divergence.json"} & set(remote.names())
+
+
+def test_where_nothing_may_be_deleted_the_rest_goes_on(run, mirror, remote, monkeypatch):
+    remote.write("exit.json", b'{"exit_code": 75}')
+    stock = RemoteFolder.delete
+
+    def refuse(self, name):
+        if name == "exit.json":
+            raise RemoteError("permission denied", kind="denied")
+        stock(self, name)
+
+    monkeypatch.setattr(RemoteFolder, "delete", refuse)
+    it = mirror()
+    it.add(checkpoint(run, 5))
+    assert it.drain(60) == []
+    assert remote_checkpoints(remote) == ["checkpoint-5"]
+
+
+def test_a_record_that_cannot_be_sent_does_not_hold_up_the_others(run, mirror, remote, monkeypatch):
+    stock = Link.ask
+
+    def refuse(self, task, *arguments):
+        if task == "put" and arguments[1] == "metrics.jsonl":
+            raise RemoteError("no link")
+        return stock(self, task, *arguments)
+
+    monkeypatch.setattr(Link, "ask", refuse)
+    (run / "metrics.jsonl").write_text("1\n")
+    (run / "samples.jsonl").write_text("1\n")
+    (run / "eval.json").write_text("{}")
+    it = mirror()
+    assert it.drain(1) == ["metrics.jsonl"]
+    assert {"samples.jsonl", "eval.json"} <= set(remote.names())
+
+
+def test_a_record_that_grows_is_sent_in_proportion_to_its_size_and_whole_with_a_checkpoint(run, mirror, remote, monkeypatch):
+    """Rounds of a file that grows by one per cent each: ten times its size in all, and not a hundred times."""
+    monkeypatch.setattr(sync, "ROUND", 0.0)
+    sent: list[int] = []
+    stock = RemoteFolder.put
+
+    def counted(self, path, name, *more):
+        sent.append(path.stat().st_size if name == "metrics.jsonl" else 0)
+        return stock(self, path, name, *more)
+
+    monkeypatch.setattr(RemoteFolder, "put", counted)
+    it = mirror()
+    until(lambda: not it._is_busy())
+    line = b"x" * 4095 + b"\n"
+    (run / "metrics.jsonl").write_bytes(line * 100)
+    it.refresh(at_once=True)
+    until(lambda: "metrics.jsonl" in remote.names() and not it.records.changed())
+    for _ in range(100):
+        with open(run / "metrics.jsonl", "ab") as file:
+            file.write(line)
+        it.refresh()
+        time.sleep(0.01)
+    size = (run / "metrics.jsonl").stat().st_size
+    time.sleep(0.1)
+    assert size * 2 < sum(sent) < size * 11
+    it.refresh(at_once=True)
+    until(lambda: not it.records.changed())
+    with open(run / "metrics.jsonl", "ab") as file:
+        file.write(line)
+    it.refresh()
+    time.sleep(0.2)
+    assert remote.sizes()["metrics.jsonl"] == size
+    it.add(checkpoint(run, 5))
+    until(lambda: remote.sizes()["metrics.jsonl"] == size + len(line))
+
+
+def test_a_record_that_is_replaced_while_it_is_sent_arrives_as_it_was(run, mirror, remote, monkeypatch):
+    stock, seen = RemoteFolder._put_file, []
+
+    def replacing(self, path, *rest):
+        (run / "exit.json").write_text(json.dumps(seen))
+        seen.append(len(seen))
+        stock(self, path, *rest)
+
+    it = mirror(start=False)
+    (run / "exit.json").write_text("{}")
+    monkeypatch.setattr(RemoteFolder, "_put_file", replacing)
+    assert it.records.send("exit.json") is None
+    assert remote.read("exit.json") == b"{}"
+    assert [name for name, _ in it.records.changed()] == ["exit.json"]  # to be sent again
+
+
+def test_of_two_that_send_the_same_record_the_older_does_not_arrive_last(run, mirror, remote):
+    it = mirror(start=False)
+    it.courier.gate.clear()
+    (run / "exit.json").write_text("old")
+    first = threading.Thread(target=it.records.send, args=("exit.json",))
+    first.start()
+    until(lambda: it.courier.asked["put"] == 1)
+    (run / "exit.json").write_text("newer")
+    last = threading.Thread(target=it.records.send, args=("exit.json",))
+    last.start()
+    time.sleep(0.2)
+    assert it.courier.asked["put"] == 1
+    it.courier.gate.set()
+    first.join()
+    last.join()
+    assert remote.read("exit.json") == b"newer"
+
+
+def test_half_of_a_checkpoint_that_was_left_out_is_deleted(run, mirror, remote, monkeypatch):
+    """Its upload broke off, newer ones came, and it is not here any more: nobody else would know of it."""
+    stock = RemoteFolder.put
+
+    def breaks(self, path, name, *more):
+        if name == "checkpoint-5/optimizer.pt":
+            raise RemoteError("no link")
+        return stock(self, path, name, *more)
+
+    monkeypatch.setattr(RemoteFolder, "put", breaks)
+    it = mirror(upload_queue=1)
+    path = checkpoint(run, 5)
+    it.add(path)
+    until(lambda: states(run)["checkpoint-5"] == "failed")
+    assert any(name.startswith("checkpoint-5/") for name in remote.names())
+    it.add(checkpoint(run, 10))
+    until(lambda: states(run)["checkpoint-5"] == "superseded")
+    delete(path)
+    assert it.drain(60) == []
+    it.add(checkpoint(run, 15))
+    assert it.drain(60) == []
+    assert {name.partition("/")[0] for name in remote.names()} == {"checkpoint-10", "checkpoint-15"}
+    assert "checkpoint-5" not in states(run)
+
+
+def test_half_of_an_upload_of_a_machine_that_is_gone_is_deleted(run, mirror, remote):
+    """It is in no record of this machine; in another run's place nothing of the kind is touched."""
+    remote.write("checkpoint-7/config.json", b"half")
+    (run / "run.json").write_text('{"run_id": "run"}')
+    remote.write("run.json", b'{"run_id": "run"}')
+    it = mirror()
+    it.add(checkpoint(run, 10))
+    assert it.drain(60) == []
+    assert {name.partition("/")[0] for name in remote.names()} == {"checkpoint-10", "run.json"}
+    remote.write("checkpoint-7/config.json", b"half")
+    remote.write("run.json", b'{"run_id": "other"}')
+    it.close()
+    again = mirror()
+    again.add(checkpoint(run, 15))
+    assert again.drain(60) == []
+    assert "checkpoint-7/config.json" in remote.names()
+
+
+@pytest.mark.parametrize("best", [None, 5])
+def test_a_local_copy_of_what_the_store_dropped_by_its_limit_is_released_too(best, run, mirror, remote):
+    it = mirror(release_local=True, remote_total_limit=1)
+    for step in (5, 10, 15, 20):
+        it.add(checkpoint(run, step, best=best))
+        assert it.drain(60) == []
+    assert remote_checkpoints(remote) == ["checkpoint-5", "checkpoint-20"] if best else ["checkpoint-20"]
+    assert [path.name for path in list_checkpoints(run)] == (["checkpoint-5", "checkpoint-20"] if best else ["checkpoint-20"])
+
+
+def test_the_record_can_be_read_while_another_thread_changes_it(run, monkeypatch):
+    def slowly(item):
+        time.sleep(1e-4)  # the other thread's turn, in the middle
+        return item
+
+    monkeypatch.setattr(Uploads, "save", lambda self: None)
+    monkeypatch.setattr(records, "replace", slowly)
+    uploads, stop, failures = Uploads(run, "gs://b/run"), threading.Event(), []
+
+    def look():
+        while not stop.is_set():
+            try:
+                records.undelivered(run, uploads.copy())
+            except RuntimeError as error:
+                failures.append(error)
+                return
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for number in range(200):
+        uploads.change(uploads.checkpoint(f"checkpoint-{number}"), "superseded")
+        time.sleep(1e-3)
+        if number % 20 == 0:
+            uploads.forget_past(())
+    stop.set()
+    thread.join()
+    assert failures == []
+
+
+def test_closing_does_not_wait_for_a_process_that_hangs(run, apart, tmp_path):
+    """As on a dead network disk: here a pipe that nobody writes to stands for the file."""
+    (tmp_path / "store" / "run").mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / "store" / "run" / "run.json")
+
+    def ask():
+        with pytest.raises(RemoteError):
+            apart.ask("run_id")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(1)
+    begun = time.monotonic()
+    apart.close()
+    asking.join(5)
+    assert not asking.is_alive()
+    assert time.monotonic() - begun < 3

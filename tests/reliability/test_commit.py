@@ -158,7 +158,7 @@ def test_mode_01_killed_at_every_touch_of_the_folder(saving, tokenizer, undistur
 def test_what_a_killed_process_left_is_swept_when_the_run_goes_on(tokenizer, tmp_path):
     """Of a step, too, that is not saved again."""
     training(tmp_path, tokenizer, max_steps=2).train()
-    for name in (".staging-checkpoint-99", ".llmforge-trash/checkpoint-1"):
+    for name in (".staging-checkpoint-99", ".download-checkpoint-9", ".llmforge-trash/checkpoint-1"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "model.safetensors").write_bytes(b"half")
     go_on(tmp_path, tokenizer, max_steps=3)

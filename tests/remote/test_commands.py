@@ -127,6 +127,49 @@ def test_status_of_a_url_is_what_the_bucket_tells(there, bucket, as_json):
     assert (told["state"][:11], told["exit_code"], told["undelivered_uploads"]) == ("interrupted", 75, ["checkpoint-3"])
 
 
+def test_status_of_a_url_believes_no_end_that_is_past(there, bucket, as_json):
+    """The run went on; that the store's copy of its end be deleted could not be done."""
+    bucket.write("pre/mine/run.json", json.dumps({"run_id": RUN_ID, "starts": 2}).encode())
+    bucket.write("pre/mine/exit.json", json.dumps({"exit_code": 0, "reason": "finished", "starts": 1}).encode())
+    told = as_json("status", there)
+    assert told["state"].startswith("no end recorded")
+    assert (told["exit_code"], told["reason"]) == (None, None)
+    bucket.write("pre/mine/exit.json", json.dumps({"exit_code": 0, "reason": "finished", "starts": 2}).encode())
+    assert as_json("status", there)["state"] == "finished"
+
+
+def test_status_of_a_url_tells_what_was_set_aside(there, bucket, as_json, told):
+    manifest = bucket.read("pre/mine/checkpoint-2/manifest.json")
+    bucket.write("pre/mine/checkpoint-2/manifest-set-aside.json", manifest)
+    bucket.delete("pre/mine/checkpoint-2/manifest.json")
+    value = as_json("status", there)
+    assert (value["set_aside"], value["not_committed"], value["checkpoints"]) == (["checkpoint-2"], ["checkpoint-3"], 1)
+    assert "set aside" in told("status", there)[1]
+
+
+def test_status_tells_a_run_that_goes_on_from_one_that_only_waits(as_json, tmp_path):
+    from llmforge.runtime.run_lock import RunLock
+
+    run = made_run(tmp_path / "runs" / "mine", 1)
+    lock = RunLock(run)
+    try:
+        assert as_json("status", run)["state"] == "running"
+        write_json(run / "exit.json", {"exit_code": 5, "undelivered_uploads": ["checkpoint-1"]})
+        assert as_json("status", run)["state"] == "ended: it waits for its uploads"
+    finally:
+        lock.release()
+
+
+def test_upload_of_what_was_left_makes_a_finished_run_of_it(bucket, as_json, tmp_path):
+    run = made_run(tmp_path / "runs" / "mine", 1)
+    reason = "Not uploaded yet: checkpoint-1."
+    write_json(run / "exit.json", {"exit_code": 5, "reason": reason, "finished": True, "undelivered_uploads": ["checkpoint-1"]})
+    as_json("upload", run, "--all", "--remote", f"{bucket.url}/pre")
+    value = as_json("status", run)
+    assert (value["state"], value["exit_code"], value["undelivered_uploads"]) == ("finished", 0, [])
+    assert as_json("status", f"{bucket.url}/pre/mine")["exit_code"] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -134,7 +177,8 @@ def test_status_of_a_url_is_what_the_bucket_tells(there, bucket, as_json):
         (("view", "{there}", "7"), 4, "/pre/mine has no checkpoint 7"),
         (("prune", "{there}", "--keep", "1"), 2, "--remote_total_limit"),
         (("upload", "{there}", "--all"), 2, "upload takes a folder"),
-        (("list", "gs://no-such-bucket-at-all/run"), 4, "holds no run"),
+        (("list", "gs://no-such-bucket-at-all/run"), 5, "there is no bucket no-such-bucket-at-all"),
+        (("download", "gs://no-such-bucket-at-all/run"), 5, "there is no bucket no-such-bucket-at-all"),
         (("list", "nope://x/y"), 2, "nope:// is no store"),
         (("download", "{bucket}/pre/none"), 4, "has no checkpoint"),
         (("download", "{there}", "9"), 4, "has no checkpoint-9. It has checkpoint-1, checkpoint-2"),
@@ -240,7 +284,7 @@ def test_status_tells_what_a_killed_run_left(as_json, told, tmp_path):
         ("checkpoint-2", "committed", "queued"),
         ("checkpoint-3", "committed", "queued"),
     ]
-    assert value["undelivered_uploads"] == ["checkpoint-2", "checkpoint-3"]
+    assert value["undelivered_uploads"] == ["checkpoint-2", "checkpoint-3", "run.json", "metrics.jsonl"]
     assert (value["bytes_per_second"], value["superseded_uploads"]) == (2_000_000, 1)
     code, out, _ = told("status", run)
     assert code == 0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 
 from llmforge import errors
 from llmforge.runtime.commands import run_command
+from llmforge.runtime.signals import stop_signals
 
 
 def failing(error: BaseException):
@@ -118,3 +121,23 @@ def test_error_that_the_first_process_has_told_is_not_told_again(capsys: pytest.
     error.relayed = True
     assert run_command(failing(error), []) == 3
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [errors.Preempted("Stopped by Ctrl-C."), KeyboardInterrupt("Ctrl-C")])
+def test_after_a_second_ctrl_c_the_process_ends_there(error: BaseException, tmp_path: Path):
+    """Taking the libraries down takes seconds, many where others use the machine."""
+
+    def main(argv: object) -> None:
+        stop_signals.insisted = True
+        raise error
+
+    child = os.fork()
+    if child == 0:
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            run_command(main, [])
+            (tmp_path / "returned").touch()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errors.EXIT_PREEMPTED
+    assert not (tmp_path / "returned").exists()

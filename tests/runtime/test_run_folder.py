@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmforge.errors import ConfigError, StorageError
-from llmforge.runtime.run_folder import RunFolder, holds_a_run, redact, refuse_used_folder, reserve
+from llmforge.runtime.run_folder import RunFolder, holds_a_run, is_end_of, redact, refuse_used_folder, reserve
 from llmforge.runtime.versions import installed_versions
 
 
@@ -226,3 +226,21 @@ def test_the_process_that_failed_says_why_and_the_others_do_not_say_otherwise(tm
     second.write_exit(3, "bad data", heard=True)
     first.write_exit(1, "the connection is gone")
     assert json.loads((tmp_path / "exit.json").read_text())["exit_code"] == 3
+
+
+def test_an_end_is_of_the_start_that_it_belongs_to(tmp_path):
+    run = RunFolder(tmp_path)
+    run.begin()
+    run.write_record(name="mine")
+    run.write_exit(75, "interrupted")
+    record, end = json.loads((tmp_path / "run.json").read_text()), exit_record(tmp_path)
+    assert is_end_of(end, record)
+    again = RunFolder(tmp_path)
+    again.begin()
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["starts"] == 2
+    assert not is_end_of(end, record)
+    assert not is_end_of({}, record)
+    again.write_exit(0, "finished")
+    assert is_end_of(exit_record(tmp_path), record)
+    assert is_end_of({"exit_code": 0}, {"run_id": "of a version that did not count"})

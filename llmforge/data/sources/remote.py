@@ -17,6 +17,7 @@ from typing import Any, cast
 from urllib.parse import unquote
 
 from llmforge.configs.source import Source, without_secrets
+from llmforge.data.sources.clients import client_options
 from llmforge.data.sources.kinds import harmless_name
 from llmforge.data.sources.streams import CHUNK
 from llmforge.data.sources.walk import fixed_part, has_magic
@@ -33,6 +34,8 @@ PROTOCOLS = {
     "https": ("aiohttp", "aiohttp"),
     "memory": ("fsspec", "fsspec"),
 }
+#: Other names of protocols.
+_ALIASES = {"gcs": "gs", "s3a": "s3"}
 #: What stores call the version of a file, best first; with its size it says whether the file is still the same.
 _VERSIONS = (
     "etag ETag md5Hash Content-MD5 crc32c Digest generation VersionId LastModified last_modified Last-Modified updated mtime "
@@ -44,6 +47,11 @@ _SIGNING = re.compile(
 )
 #: Seconds before each further attempt at a download.
 DELAYS = (0.5, 2.0)
+
+
+def canonical(protocol: str) -> str:
+    """One name for each protocol: ``gs`` for ``gcs``, ``s3`` for ``s3a``."""
+    return _ALIASES.get(protocol.lower(), protocol.lower())
 
 
 def check_protocol(url: str) -> None:
@@ -93,7 +101,7 @@ class RemoteFile:
         for delay in (*DELAYS, None):
             try:
                 with _failures(shown):
-                    self._download(path, size, _checksum(info), shown)
+                    self._download(path, size, info, shown)
                 return path
             except DataError:
                 if delay is None:
@@ -107,7 +115,7 @@ class RemoteFile:
         kept = [part for part in query.split("&") if mark and not _SIGNING.match(part.partition("=")[0])]
         return json.dumps([without_secrets(url), sorted(kept)])
 
-    def _download(self, path: Path, size: int | None, md5: str | None, shown: str) -> None:
+    def _download(self, path: Path, size: int | None, info: dict[str, Any], shown: str) -> None:
         temporary = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +125,10 @@ class RemoteFile:
             got, digests = _measure(temporary)
             if size is not None and got != size:
                 raise DataError(f"{shown}: {got:,} bytes came of {size:,}.", "Try again.")
-            if md5 is not None and digests["md5"] != md5:
+            if (md5 := _md5(info)) not in (None, digests["md5"]):
                 raise DataError(f"{shown} did not come as it is stored: its MD5 differs.", "Try again.")
+            if md5 is None and (crc32c := info.get("crc32c")) not in (None, "") and crc32c != _crc32c(temporary):
+                raise DataError(f"{shown} did not come as it is stored: its CRC32C differs.", "Try again.")
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -155,13 +165,24 @@ def _version(info: dict[str, Any]) -> list[str]:
     return [f"{key}={info[key]}" for key in _VERSIONS if info.get(key)]
 
 
-def _checksum(info: dict[str, Any]) -> str | None:
+def _md5(info: dict[str, Any]) -> str | None:
     """The MD5 that the store keeps, in hex; None where it keeps none that is certain."""
     given = info.get("md5Hash") or info.get("Content-MD5")
     try:
         return base64.b64decode(given, validate=True).hex() if given else None
     except (ValueError, TypeError):
         return None
+
+
+def _crc32c(path: Path) -> str:
+    """As Google's store tells it, which has no MD5 of what was uploaded in parts."""
+    import google_crc32c
+
+    checksum = google_crc32c.Checksum()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            checksum.update(chunk)
+    return base64.b64encode(checksum.digest()).decode()
 
 
 def _key(identity: str, version: list[str], size: int | None) -> str:
@@ -207,7 +228,7 @@ def _store(url: str) -> tuple[Any, str]:
     check_protocol(url)
     import fsspec
 
-    options = {}
+    options = client_options(canonical(url.partition("://")[0])) | {"skip_instance_cache": True}  # credentials as they are now
     if url.lower().startswith("http"):
         import aiohttp
 
