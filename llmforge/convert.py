@@ -21,6 +21,7 @@ from llmforge.errors import ConfigError, DataError, StorageError
 from llmforge.runtime.commands import CommandParser, run_command
 from llmforge.runtime.logs import console, printable, set_up_logging
 from llmforge.storage import new_file
+from llmforge.tasks.fields import messages
 from llmforge.tasks.files import BUILT_IN, find_task, task_for
 from llmforge.tasks.rows import Row, read_rows, read_text_file, split_rows
 from llmforge.tasks.scenarios import parse_scenarios
@@ -150,7 +151,7 @@ def _write(path: Path, rows: list[Row] | None, result: Converted) -> None:
         return
     with new_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            values = {"messages": task.said(row.values, row.where)} if task.kind == "chat" else task.values(row.values, row.where)
+            values = {"messages": messages(row.values, row.where)} if task.kind == "chat" else task.values(row.values, row.where)
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 

@@ -42,6 +42,7 @@ from llmforge.runtime.commands import run_command
 from llmforge.runtime.launch import rank_zero_first, refuse_missing_gpus
 from llmforge.runtime.logs import logger, set_up_logging
 from llmforge.runtime.trackers import check_trackers
+from llmforge.sampling.completions import encode_prompt
 from llmforge.scoring.tasks import score_rows
 from llmforge.storage import cache_root, new_folder
 from llmforge.tasks.examples import fitting_size, prepare_task
@@ -195,6 +196,9 @@ def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
         config.generation = rows.task.generation_arguments(config.generation, config.given)
         if "prompts" not in config.given:
             _sample_rows(config, rows, data)
+        else:
+            asked: list[str] = [rows.task.ask(prompt) for prompt in config.generation.prompts]
+            config.generation = dataclasses.replace(config.generation, prompts=asked)
     if config.dry_run:
         announce(config, data)
         raise SystemExit(0)
@@ -207,7 +211,7 @@ def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
 def _sample_rows(config: FinetuneConfig, rows: TaskRows, data: PreparedDataset) -> None:
     """Let evaluations answer a few held-out rows, in one way and not at length, unless it is said otherwise."""
     most = int(config.base.max_position_embeddings) - 1
-    prompts = [prompt for prompt in rows.prompts(_SAMPLES) if len(data.tokenizer(prompt)["input_ids"]) < most]
+    prompts = [prompt for prompt in rows.prompts(_SAMPLES) if len(encode_prompt(prompt, data.tokenizer)) <= most]
     changes: dict[str, Any] = {"prompts": prompts}
     if "strategies" not in config.given:
         changes["strategies"] = []

@@ -11,13 +11,13 @@ from typing import Any
 from llmforge.configs.generation import GenerationArguments
 from llmforge.errors import ConfigError
 from llmforge.tasks.fields import MESSAGES, TaskField, key_of, nearest
-from llmforge.tasks.task import TASK_FILE, Task
+from llmforge.tasks.task import SPECIAL, TASK_FILE, Task
 
 #: Settings of `GenerationArguments` that a task may give defaults for.
 GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
 _KEYS = {
     "fields": ("name", "kind", "fields", "prompt", "completion", "stop", "generation", "truncate"),
-    "chat": ("name", "kind", "chat_template", "stop", "generation", "truncate"),
+    "chat": ("name", "kind", "chat_template", "special", "stop", "generation", "truncate"),
 }
 _FIELD_KEYS = ("required", "list", "aliases")
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -172,6 +172,7 @@ def read_task(path: Path) -> Task:
             stop=_stop(values.get("stop"), path),
             generation=_generation(values.get("generation"), path),
             truncate=truncate,
+            special=_special(values.get("special"), path),
         )
     except ConfigError as error:
         told = error.problem if error.problem.startswith(str(path)) else f"{path}: {error.problem}"
@@ -215,6 +216,14 @@ def _fields(given: Any, path: Path) -> tuple[TaskField, ...]:
                 raise ConfigError(f"{where} and {taken[word]!r} are both called {word!r}.", "Give each its own names.")
         fields.append(TaskField(name, settings.get("required", False), settings.get("list", False), tuple(aliases)))
     return tuple(fields)
+
+
+def _special(given: Any, path: Path) -> dict[str, str]:
+    if given is None:
+        return dict(SPECIAL)
+    if not isinstance(given, dict) or set(given) != set(SPECIAL) or not all(isinstance(text, str) for text in given.values()):
+        raise ConfigError(f"{path}: special is {given!r}.", f"Give the text of {' and '.join(SPECIAL)}, or leave it out.")
+    return given
 
 
 def _stop(given: Any, path: Path) -> tuple[str, ...]:

@@ -70,7 +70,11 @@ def load_start(config: FinetuneConfig) -> Start:
 
 
 def grow_tokenizer(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str] = ()) -> None:
-    """Give a tokenizer padding of its own, where it has none, and `tokens`, which are matched whole in texts and prompts."""
+    """Give a tokenizer padding of its own, where it has none, and `tokens`, which are matched whole in texts and prompts.
+
+    Documents begin with the end of text in training, so that is the start of text from here on, also where a published
+    tokenizer has another one: prompts begin with it.
+    """
     from tokenizers import AddedToken
 
     there = tokenizer.get_vocab()
@@ -78,6 +82,7 @@ def grow_tokenizer(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str] = (
     for token in tokens:
         if token in there:
             logger.info("--add_tokens %s: the tokenizer has it already", token)
+    tokenizer.bos_token = tokenizer.eos_token
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.add_special_tokens({"pad_token": PAD})
 
