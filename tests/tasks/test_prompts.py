@@ -12,6 +12,7 @@ from helpers import tiny_model
 from transformers import AutoTokenizer
 
 from llmforge import finetune, generate
+from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.pretrained.loading import load_pretrained_model
 from llmforge.runtime.commands import run_command
@@ -125,6 +126,7 @@ def test_a_chat_saves_its_special_tokens_and_stops_where_its_answers_end(own, tm
     _, tokenizer = saved(own, tmp_path, CHATML)
     task = BUILT_IN["chat"].for_tokenizer(tokenizer)
     assert task.stops == ("\n\nUser:", "<|im_end|>")
+    assert task.generation_arguments(GenerationArguments()).stop_strings == list(task.stops)
     assert task.for_tokenizer(saved(own, tmp_path, BY_ROLE)[1]).stops == task.stops  # its own template stays
     assert BUILT_IN["chat"].for_tokenizer(saved(own, tmp_path, BY_ROLE)[1]).stops == ("\n\nUser:",)  # the end of text
     tokenizer.eos_token = "<|im_end|>"
@@ -189,17 +191,20 @@ def test_samples_prompts_and_dialogues_ask_as_in_training(chatting, asked, capsy
     assert run_command(generate.main, command) == 0
     record = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert record["prompt"].endswith("<|im_start|>user\npath 0<|im_end|>\n<|im_start|>assistant\n")
-    generate.ask("run", {"messages": [{"role": "user", "content": "path 1"}]})
+    generate.ask("run/final", {"messages": [{"role": "user", "content": "path 1"}]})
     assert asked == expected
     asked.clear()
     run_command(generate.main, [*command, "--task", "completion"])  # the prompt as it stands
     tokenizer = AutoTokenizer.from_pretrained(chatting / "base")
     assert asked == [[tokenizer.eos_token_id, *tokenizer("path 0")["input_ids"]]]
     asked.clear()
+    run_command(generate.main, ["--model", str(chatting / "base"), "--task", "chat", "--prompt", "path 0"])  # by its tokenizer
+    assert asked == expected[:1]
+    asked.clear()
 
     found = load_pretrained_model("run")
     task = load_task(found.path).for_tokenizer(found.tokenizer)
-    settings = task.generation_arguments(generate.GenerationArguments(max_new_tokens=3))
+    settings = task.generation_arguments(GenerationArguments(max_new_tokens=3))
     lines = iter(["open", "and?", "/save chat.jsonl", "/reset", "path 0", "/quit"])
     dialogue = converse(found, settings, 0, task, lambda label: next(lines))
     [row] = map(json.loads, Path("chat.jsonl").read_text().splitlines())
