@@ -187,7 +187,7 @@ def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
 
     data = load_prepared(rank_zero_first()(make))
     config.data.block_size = data.block_size
-    if data.tokenizer.get_vocab() != start.tokenizer.get_vocab():
+    if not data.is_for(start.tokenizer, whole=True):
         raise DataError(
             f"--dataset_dir {data.path} was tokenized with another tokenizer than that of the model.",
             "Prepare it again with --tokenizer and the model's folder.",

@@ -102,7 +102,7 @@ ORDER: list[set[str]] = [
         "transfer",
         "inspect",
     ),
-    *folder("pretrained", "folder", "adapters", "loading"),
+    *folder("pretrained", "folder", "adapters beside", "loading"),
     *folder("tasks", "fields prompts yaml_text", "task", "files scenarios rows", "examples splits"),
     *folder("sampling", "completions", "turns", "dialogue"),
     {"generate"},
