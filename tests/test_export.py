@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, tiny_model
+from helpers import ROOT, TINY, tiny_model
 from reliability.harness import KillAt, forked
 
 from llmforge import cli, export
@@ -126,6 +126,19 @@ def test_llama_cpp_finds_the_same_ids_and_numbers(preset, vocabulary, dtype, sav
 @pytest.mark.parametrize("vocabulary", list(VOCABULARIES))
 def test_llama_cpp_finds_the_same_in_every_dtype(preset, vocabulary, dtype, saved, tokenizers, tmp_path):
     opened(preset, vocabulary, dtype, saved, tokenizers, tmp_path)
+
+
+@pytest.mark.parametrize(("preset", "tied"), [("gpt2-10m", False), ("neox-10m", True)])
+def test_heads_that_are_not_the_architectures_usual_one(preset, tied, tokenizer, few_lines, tmp_path):
+    """llama.cpp takes GPT-2's embeddings where there is no head, and opens no GPT-NeoX without one."""
+    from llmforge.configs.model import ModelArguments
+    from llmforge.models import build_model
+
+    shape = TINY[preset] | {"tie_word_embeddings": tied}
+    build_model(ModelArguments(preset=preset, initializer_range=0.2, **shape), tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for dtype in ("f32", "q8_0"):
+        assert exported(tmp_path / "model", tmp_path / f"{dtype}.gguf", dtype=dtype, verify_corpus=few_lines).verified
 
 
 def test_the_lines_hold_what_tokenizers_get_wrong(tokenizers):

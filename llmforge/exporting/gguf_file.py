@@ -199,8 +199,8 @@ def _tensors(model: PreTrainedModel, vocabulary: int, architecture: gguf.MODEL_A
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     found = []
     for name, tensor in model.state_dict().items():
-        if config.tie_word_embeddings and name in _HEADS:
-            continue  # llama.cpp takes the embedding table where there is no head
+        if config.tie_word_embeddings and name in _HEADS and config.model_type == "gpt2":
+            continue  # llama.cpp takes the embedding table where there is no head, but asks for one in GPT-NeoX
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert target is not None, name
         shape = list(tensor.shape)
