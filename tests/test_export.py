@@ -255,10 +255,10 @@ def test_one_wrong_tensor_is_caught_in_a_model_that_was_hardly_trained(tokenizer
 def test_a_wrong_folder_is_caught_by_transformers(model_folder, few_lines, tmp_path, monkeypatch):
     right = export.write_folder
 
-    def wrong(found, folder, dtype):
+    def wrong(found, folder, dtype, template):
         from safetensors.torch import load_file, save_file
 
-        right(found, folder, dtype)
+        right(found, folder, dtype, template)
         state = load_file(folder / "model.safetensors")
         state["transformer.h.0.attn.c_proj.weight"] = state["transformer.h.0.attn.c_proj.weight"].T.contiguous()
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

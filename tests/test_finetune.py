@@ -400,6 +400,23 @@ def test_prompts_in_both_are_told(bases, capsys):
     assert not Path("runs").exists()
 
 
+def test_short_rows_take_nothing_from_the_context(bases):
+    """Rows as long as the examples need say nothing of what the model can see: its base's context is its own."""
+    from llmforge.pretrained.loading import load_pretrained_model
+
+    words = ["--train_file", "rows", "--max_steps", "1", "--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no"]
+    assert command(bases["gpt2-10m"], *words, "--output_dir", "run") == 0
+    assert record("run")["config"]["data"]["block_size"] == 64
+    for folder in ("run", "run/checkpoint-1"):
+        assert load_pretrained_model(folder).context == 1024
+    # A base that was trained from scratch on rows of 256 of its 1,024 positions knows no more afterwards.
+    short = Path("scratch/final")
+    shutil.copytree(bases["gpt2-10m"], short)
+    Path("scratch/run.json").write_text(json.dumps({"config": {"data": {"block_size": 256}}}))
+    assert command(short, *words, "--lora", "--output_dir", "next") == 0
+    assert load_pretrained_model("next").context == 256
+
+
 def test_lora_settings_that_cannot_be():
     for wrong in ({"lora_r": 0}, {"lora_alpha": 0.0}, {"lora_dropout": 1.0}):
         with pytest.raises(ConfigError):

@@ -118,7 +118,7 @@ ORDER: list[set[str]] = [
     {"results", "plan", "run"},
     *folder("scoring", "text figures", "tasks"),
     {"evaluation"},
-    *folder("exporting", "lines gguf_file server folder", "check", "card"),
+    *folder("exporting", "lines gguf_file server folder places modelfile", "check", "card"),
     {"pretrain", "export", "convert", "prepare", "tokenizer", "doctor", "monitor"},
     {"finetune"},
     {"cli"},

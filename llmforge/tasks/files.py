@@ -6,12 +6,15 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmforge.configs.generation import GenerationArguments
 from llmforge.errors import ConfigError
 from llmforge.tasks.fields import MESSAGES, TaskField, key_of, nearest
 from llmforge.tasks.task import SPECIAL, TASK_FILE, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: Settings of `GenerationArguments` that a task may give defaults for.
 GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
@@ -105,6 +108,14 @@ def task_for(row: Mapping[str, Any]) -> Task | None:
         if all(present & {key_of(word) for word in (item.name, *item.aliases)} for item in task.fields if item.required):
             return task
     return None
+
+
+def published_template(task: Task | None, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The chat template for other programs: that of a chat's task, with the start of text, or else the tokenizer's own."""
+    own = getattr(tokenizer, "chat_template", None)
+    if task is None or task.chat_template is None:
+        return own if isinstance(own, str) else None
+    return task.chat_template if "bos_token" in task.chat_template else "{{ bos_token }}" + task.chat_template
 
 
 def parse_fields(given: list[str], task: Task) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a model is asked and what it should answer: a task, described once in a YAML file.
 
-``convert``, ``finetune``, ``evaluate`` and ``generate`` all read it, and it is saved beside the model as
-``task.yaml``, so that a question is put at the end exactly as it was in training::
+All verbs read it, and it is saved beside the model as ``task.yaml``, so that a question is put as it was in training::
 
     name: diagnostics
     fields:
@@ -111,7 +110,7 @@ class Task:
         texts = [self.chat_template, *(text for role, text in self.special.items() if role in self.chat_template)]
         for roles in (("user", "assistant"), ("system", "user", "assistant")):  # some are put together from a role's name
             with contextlib.suppress(DataError, ConfigError):
-                texts.append(self._chat([{"role": role, "content": "x"} for role in roles], "a probe", asks=True))
+                texts.append(self.chat_text([{"role": role, "content": "x"} for role in roles], "a probe", asks=True))
         return "\n".join(texts)
 
     def render(self, row: Mapping[str, Any], where: str = "the row") -> tuple[Prompt, str]:
@@ -193,7 +192,12 @@ class Task:
                 f"{where}: {template.called} {error.line}: {error.detail}.", "Mend the row or the template."
             ) from None
 
-    def _chat(self, said: list[dict[str, Any]], where: str, asks: bool) -> str:
+    def chat_text(self, said: list[dict[str, Any]], where: str = "the chat", asks: bool = False) -> str:
+        """The text of messages, without the start of text; with `asks`, up to where the assistant is to speak.
+
+        Raises:
+            DataError: The template refuses them.
+        """
         text = self._text(self._templates[0], {"messages": said, "add_generation_prompt": asks, **self.special}, where)
         return text.removeprefix(self.special.get("bos_token", ""))  # every document begins with it anyway
 
@@ -206,7 +210,7 @@ class Task:
             )
         last = answers[-1]
         parts = self._asked_parts(said[:last], where)
-        asked, whole = "".join(parts), self._chat(said[: last + 1], where, asks=False)
+        asked, whole = "".join(parts), self.chat_text(said[: last + 1], where, asks=False)
         if not whole.startswith(asked):
             remedy = "Write it so that a chat begins with the text of its beginning."
             raise DataError(f"{where}: {self._templates[0].called} does not keep prompt and answer apart.", remedy)
@@ -218,10 +222,10 @@ class Task:
 
         A template may write earlier messages otherwise than the last one.
         """
-        asked, done = self._chat(said, where, asks=True), ""
+        asked, done = self.chat_text(said, where, asks=True), ""
         parts: list[str] = []
         for place in _answers(said):
-            before, after = self._chat(said[:place], where, asks=True), self._chat(said[: place + 1], where, asks=False)
+            before, after = self.chat_text(said[:place], where, asks=True), self.chat_text(said[: place + 1], where, asks=False)
             if not (before.startswith(done) and after.startswith(before)):
                 return [asked]
             parts += [before[len(done) :], after[len(before) :]]
@@ -229,12 +233,15 @@ class Task:
         return [*parts, asked[len(done) :]] if asked.startswith(done) else [asked]
 
     def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> Task:
-        """The same with the tokenizer's chat template, where the task has none, and its special tokens."""
+        """The same with the tokenizer's chat template (or ours), where the task has none, and its special tokens."""
         if self.kind != "chat":
             return self
         special = {role: str(getattr(tokenizer, role) or "") for role in ("bos_token", "eos_token")}
         own = getattr(tokenizer, "chat_template", None)
-        template = self.chat_template if self.chat_template is not None else own if isinstance(own, str) else None
+        template = self.chat_template
+        if template is None:
+            # What begins every document anyway is none of it, and stays text where a user types it.
+            template = own.removeprefix("{{ bos_token }}") if isinstance(own, str) else CHAT_TEMPLATE
         return dataclasses.replace(self, chat_template=template, special=special)
 
     def generation_arguments(self, args: GenerationArguments, given: Iterable[str] = ()) -> GenerationArguments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from llmforge.pretrained.beside import Beside, beside_of
 from llmforge.pretrained.folder import load_tokenizer
 from llmforge.pretrained.loading import Pretrained, load_pretrained_model
 from llmforge.runtime.logs import logger
+from llmforge.tasks.files import published_template
 from llmforge.tasks.task import TASK_FILE, Task
 
 if TYPE_CHECKING:
@@ -213,7 +215,9 @@ def write_final(trained: Any, start: Start, config: FinetuneConfig, folder: Path
         trained.save_pretrained(folder)
         if start.task is not None:
             start.task.save(folder)
-    (beside.tokenizer or start.tokenizer).save_pretrained(folder)
+    tokenizer = copy.deepcopy(beside.tokenizer or start.tokenizer)
+    tokenizer.chat_template = published_template(start.task, tokenizer)
+    tokenizer.save_pretrained(folder)
     return trained
 
 

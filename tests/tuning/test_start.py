@@ -158,11 +158,11 @@ def test_plain_text_on_a_base_without_padding_is_scored_from_outside(base, corpu
 
 
 @pytest.mark.parametrize("base", [("gpt_neox", False)], indirect=True, ids=["gpt_neox"])
-def test_an_adapter_of_the_head_is_no_table(base, tmp_path):
+def test_an_adapter_of_a_table_is_no_table(base, tmp_path):
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
-    settings = LoraConfig(r=4, target_modules=["embed_out", "dense"], init_lora_weights=False, task_type="CAUSAL_LM")
+    settings = LoraConfig(r=4, target_modules=["embed_in", "lm_head", "dense"], init_lora_weights=False, task_type="CAUSAL_LM")
     joined = get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
     joined.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     merged = merge_adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter", base, "--model")
