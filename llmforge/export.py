@@ -9,6 +9,7 @@ hundred prefixes. An export that differs is not left behind.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -131,7 +132,8 @@ def _to_gguf(found: Pretrained, output: Path, args: ExportArguments, lines: Sequ
     origin = origin_of(found)
     about = _about(origin, found, args)
     check = None
-    with new_file(output) as temporary:
+    with contextlib.ExitStack() as placing:  # in whose reverse order files are put in place: the model when all else is there
+        temporary = placing.enter_context(new_file(output))
         kept = write_gguf(found.model, found.tokenizer, temporary, args.dtype, about)
         if args.verify and has_reader():
             check = _check_gguf(found, temporary, args, lines, output)
@@ -139,11 +141,15 @@ def _to_gguf(found: Pretrained, output: Path, args: ExportArguments, lines: Sequ
             logger.warning(
                 "llama.cpp is not installed: the file is not verified. pip install 'llmforge[gguf]', then: %s", _command(args)
             )
-    result = ExportResult(
-        *(output, args.format, args.dtype, output.stat().st_size, _parameters(found), check, _command(args)), kept_f16=len(kept)
-    )
-    result.card = write_text(beside(output, CARD), _card(found, origin, args, about, output.name, check))
-    result.modelfile = write_text(beside(output, MODELFILE), modelfile(found, origin.task, output.name, about.license))
+        texts = {
+            CARD: _card(found, origin, args, about, output.name, check),
+            MODELFILE: modelfile(found, origin.task, output.name, about.license),
+        }
+        for suffix, text in texts.items():
+            placing.enter_context(new_file(beside(output, suffix))).write_text(text, encoding="utf-8", newline="\n")
+    size = output.stat().st_size
+    result = ExportResult(output, args.format, args.dtype, size, _parameters(found), check, _command(args), kept_f16=len(kept))
+    result.card, result.modelfile = beside(output, CARD), beside(output, MODELFILE)
     return result
 
 

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from llmforge.build import build_trainer, check_callbacks, without_validation
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
@@ -25,7 +23,6 @@ from llmforge.configs.lora import LoraArguments
 from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.run import RunArguments
 from llmforge.configs.tokenizer import TokenizerArguments
-from llmforge.configs.training import deferred_process_group
 from llmforge.configs.tuning import FinetuneTrainingArguments
 from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import PreparedDataset, load_prepared
@@ -33,14 +30,13 @@ from llmforge.data.shards import digest
 from llmforge.data.sources.corpus import check_corpus
 from llmforge.errors import CheckpointError, ConfigError, DataError
 from llmforge.optimizers import check_optimizer
-from llmforge.parsing import ForgeParser
-from llmforge.pretrain import check_run, evaluate_run
+from llmforge.pretrain import check_run, evaluate_run, parse_run
 from llmforge.pretrained.folder import find_folder
 from llmforge.results import RunResult, finish
 from llmforge.run import announce, open_run
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.launch import rank_zero_first, refuse_missing_gpus
-from llmforge.runtime.logs import logger, set_up_logging
+from llmforge.runtime.logs import logger
 from llmforge.runtime.trackers import check_trackers
 from llmforge.sampling.completions import encode_prompt
 from llmforge.scoring.tasks import score_rows
@@ -66,15 +62,8 @@ def parse_finetune(argv: Sequence[str] | None = None, recipe: str | None = None)
     Raises:
         ConfigError, DataError, CheckpointError: Whatever can be refused before data is read.
     """
-    set_up_logging()
-    transformers.utils.logging.disable_progress_bar()
-    script = Path(recipe) if recipe else None
-    classes = [FinetuneArguments, LoraArguments, DataArguments, FinetuneTrainingArguments]
-    classes += [CheckpointArguments, RemoteArguments, GenerationArguments, RunArguments]
-    parser = ForgeParser(classes, dry_run=True, prog=f"python {script.name}" if script else "llmforge finetune")
-    folder = script.parent / "configs" / script.stem if script else None
-    with deferred_process_group():
-        parsed = parser.parse(argv, folder, "demo" if script else None)
+    own = [FinetuneArguments, LoraArguments, DataArguments, FinetuneTrainingArguments]
+    parsed, kind = parse_run(own, "finetune", argv, recipe)
     given = parsed.get(FinetuneArguments).from_pretrained
     stem = parsed.config_path.stem if parsed.config_path else Path(given or "").name
     config = FinetuneConfig(
@@ -86,7 +75,7 @@ def parse_finetune(argv: Sequence[str] | None = None, recipe: str | None = None)
         remote=parsed.get(RemoteArguments),
         finetune=parsed.get(FinetuneArguments),
         lora=parsed.get(LoraArguments),
-        name=f"{script.stem if script else 'finetune'}-{stem or 'model'}",
+        name=f"{kind}-{stem or 'model'}",
         dry_run=parsed.dry_run,
         given=parsed.given,
     )

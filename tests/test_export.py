@@ -372,6 +372,20 @@ def test_a_full_disk_leaves_the_old_file_or_none(form, old, model_folder, few_li
     assert content() == before
 
 
+def test_a_card_that_cannot_be_written_leaves_all_as_it_was(model_folder, tmp_path, monkeypatch):
+    output = tmp_path / "out" / "model.gguf"
+    exported(model_folder, output, dtype="f32", verify=False)
+    before = {path: path.read_bytes() for path in output.parent.iterdir()}
+
+    def full(*args: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "modelfile", full)
+    with pytest.raises(StorageError, match="Free some space"):
+        exported(model_folder, output, dtype="bf16", verify=False)
+    assert {path: path.read_bytes() for path in output.parent.iterdir()} == before
+
+
 # --- what is beside it, and what is told -----------------------------------------------------------
 
 

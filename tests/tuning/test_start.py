@@ -20,10 +20,14 @@ from transformers import (
 )
 
 from llmforge import evaluation, finetune, generate
+from llmforge.configs.finetune import FinetuneConfig
+from llmforge.configs.lora import LoraArguments
+from llmforge.configs.tuning import FinetuneTrainingArguments
 from llmforge.errors import CheckpointError
 from llmforge.pretrained.adapters import _TABLE, merge_adapter
 from llmforge.pretrained.loading import load_pretrained_model
 from llmforge.runtime.commands import run_command
+from llmforge.tuning.shape import shape_of
 
 QUIET = ["--report_to", "none", "--disable_tqdm", "--logging_steps", "1", "--per_device_train_batch_size", "4", "--prompts", "if"]
 LORA = ["--lora", "--lora_r", "4", "--learning_rate", "0.02", "--save_strategy", "steps", "--save_steps", "1", "--max_steps", "2"]
@@ -182,3 +186,13 @@ def test_a_table_that_grew_comes_with_its_adapter(tmp_path):
     joined.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
     merged = merge_adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter", base, "--model")
     assert (logits_of(merged) - logits_of(joined)).abs().max() < 1e-5
+
+
+def test_what_is_told_of_the_size_is_the_base_s(tmp_path):
+    base = GPT2Config(vocab_size=100, n_layer=1, n_embd=32, n_head=2)
+    training = FinetuneTrainingArguments(output_dir=str(tmp_path), report_to=["none"])
+    sizes = [
+        shape_of(FinetuneConfig(training=training, lora=LoraArguments(lora=lora), base=base), 101).vocab_size
+        for lora in (True, False)
+    ]
+    assert sizes == [100, 128]
