@@ -101,7 +101,7 @@ def build_trainer(
         train_dataset=train,
         eval_dataset=validation,
         processing_class=data.tokenizer,
-        data_collator=PackedCollator(),
+        data_collator=PackedCollator.of(model, data.tokenizer),
         callbacks=[*extra, *callbacks, StopOnSignal()],
         saving=saving,
     )

@@ -23,6 +23,7 @@ from llmforge.checkpoints.writer import CheckpointWriter
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.errors import CheckpointError
 from llmforge.pretrained.adapters import save_adapter
+from llmforge.pretrained.beside import beside_of
 from llmforge.runtime.signals import stop_signals
 from llmforge.sharding import load_weights, spread_optimizer_state
 
@@ -121,14 +122,22 @@ class Checkpointing(_Trainer):  # type: ignore[misc, valid-type]
         if self.args.should_save:
             folder = output_dir or self.args.output_dir or "."
             self.write_model(folder, state_dict)
-            self.processing_class.save_pretrained(folder)
+            self.write_tokenizer(folder)
 
     def write_model(self, folder: str, state_dict: dict[str, Any] | None = None) -> None:
-        """Write the model's files, with the tensors of `state_dict` where one is given; of adapters, those alone."""
+        """Write the model's files, with the tensors of `state_dict` where one is given; of adapters, those alone.
+
+        And what lies beside it: the task of a fine-tuned model, the record of an adapter's base.
+        """
         if isinstance(self.model, PreTrainedModel):
             self.model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
         else:
             save_adapter(self.model, Path(folder), state_dict)
+        beside_of(self.model).write(Path(folder))
+
+    def write_tokenizer(self, folder: str) -> None:
+        """Write the tokenizer that belongs to the model as it is saved."""
+        (beside_of(self.model).tokenizer or self.processing_class).save_pretrained(folder)
 
     def model_state(self) -> dict[str, Any]:
         """The tensors that a checkpoint holds: the model's, or those of its adapters."""

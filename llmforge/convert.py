@@ -7,7 +7,9 @@ Scenario text (``Equipment:``, ``Symptom:``, … in blocks), questions with answ
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,14 +19,15 @@ from typing import Any
 from llmforge.configs.data import SPLITS, DataArguments
 from llmforge.data.documents import Account
 from llmforge.data.splits import REASONS
-from llmforge.errors import ConfigError, DataError, StorageError
+from llmforge.errors import ConfigError, DataError
 from llmforge.runtime.commands import CommandParser, run_command
 from llmforge.runtime.logs import console, printable, set_up_logging
 from llmforge.storage import new_file
+from llmforge.tasks.fields import messages
 from llmforge.tasks.files import BUILT_IN, find_task, task_for
 from llmforge.tasks.rows import Row, read_rows, read_text_file, split_rows
 from llmforge.tasks.scenarios import parse_scenarios
-from llmforge.tasks.task import Task
+from llmforge.tasks.task import TASK_FILE, Task
 
 _ROW_FILES = (".jsonl", ".json", ".csv")
 
@@ -59,16 +62,17 @@ def convert_scenarios(source: Path, folder: Path, task: Task | None, args: DataA
 
     Args:
         source: ``.jsonl``, ``.json`` and ``.csv`` files hold rows; others are scenario text, in a folder ``.txt`` alone.
-        folder: Made if it is not there; a file of the same name is replaced.
+        folder: Made if it is not there; a file of the same name is replaced. What lies in it is never read.
         task: What the rows are for; None finds the built-in task that the first row's fields are those of.
         args: Ratios, seed and the thresholds of near-duplicates.
         strict: Stop at the first scenario that cannot be used, instead of counting it.
 
     Raises:
         DataError: Nothing can be read, no row is left, a split comes out empty; or what `strict` stops at.
-        ConfigError: No task is given, and the rows tell of none.
+        ConfigError: No task is given, and the rows tell of none; or `source` would be written over.
         StorageError: Nothing could be written.
     """
+    _refuse_own_input(source, folder)
     result = Converted(folder, task or BUILT_IN["qa"])  # the latter until the rows have told
     rows = _read(source, task, result, strict)
     kept: list[Row] = []
@@ -90,15 +94,9 @@ def convert_scenarios(source: Path, folder: Path, task: Task | None, args: DataA
     for reason, members in assignment.dropped().items():
         for place in members.tolist():
             result.account.skip(reason, kept[place].where)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"Cannot make {folder}: {error.strerror}.", "Choose another OUT_DIR.") from error
-    splits = assignment.members()
-    for name in SPLITS:
-        _write(folder / f"{name}.jsonl", [kept[place] for place in splits[name].tolist()] if name in splits else None, result)
-    result.splits = {name: len(indices) for name, indices in splits.items()}
-    result.task.save(folder)
+    splits = {name: [kept[place] for place in indices.tolist()] for name, indices in assignment.members().items()}
+    result.splits = {name: len(rows) for name, rows in splits.items()}
+    _write(folder, splits, result.task)
     return result
 
 
@@ -108,6 +106,7 @@ def _read(source: Path, task: Task | None, result: Converted, strict: bool) -> l
     files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
     if source.is_dir():
         files = [path for path in files if path.suffix in (*_ROW_FILES, ".txt") and not _is_hidden(path.relative_to(source))]
+        files = [path for path in files if not path.resolve().is_relative_to(result.folder.resolve())]  # an earlier conversion
     rows: list[Row] = []
     for path in files:
         if path.suffix in _ROW_FILES:
@@ -143,15 +142,38 @@ def _leave_out(result: Converted, strict: bool, reason: str, where: str, read: i
     result.account.skip(reason, where)
 
 
-def _write(path: Path, rows: list[Row] | None, result: Converted) -> None:
-    task = result.task
-    if rows is None:
-        path.unlink(missing_ok=True)  # of an earlier conversion with other shares
-        return
-    with new_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            values = {"messages": task.said(row.values, row.where)} if task.kind == "chat" else task.values(row.values, row.where)
-            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+def _write(folder: Path, splits: dict[str, list[Row]], task: Task) -> None:
+    """Write the splits and the task, all or none: the training split, which rows are looked for by, goes first and comes last."""
+    train = _file_of(folder, "train")
+    with contextlib.ExitStack() as placing:  # in whose reverse order files are put in place
+        for name in (name for name in SPLITS if name in splits):
+            path = placing.enter_context(new_file(_file_of(folder, name)))
+            with open(path, "w", encoding="utf-8", newline="\n") as file:
+                for row in splits[name]:
+                    chat = task.kind == "chat"
+                    values = {"messages": messages(row.values, row.where)} if chat else task.values(row.values, row.where)
+                    file.write(json.dumps(values, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # a disk that is full is found while the old files are there
+        placing.enter_context(new_file(folder / TASK_FILE)).write_text(task.to_yaml(), encoding="utf-8", newline="\n")
+        train.unlink(missing_ok=True)
+        for name in set(SPLITS) - set(splits):
+            _file_of(folder, name).unlink(missing_ok=True)  # of an earlier conversion with other shares
+
+
+def _file_of(folder: Path, split: str) -> Path:
+    return folder / f"{split}.jsonl"
+
+
+def _refuse_own_input(source: Path, folder: Path) -> None:
+    """See that nothing that is read would be written over.
+
+    Raises:
+        ConfigError: `source` is `folder`, or one of the files that go there.
+    """
+    written = {_file_of(folder, name).resolve() for name in SPLITS}
+    if source.resolve() == folder.resolve() or source.resolve() in written:
+        raise ConfigError(f"OUT_DIR {folder}: what is read there would be written over.", "Give another folder.")
 
 
 def parser() -> argparse.ArgumentParser:

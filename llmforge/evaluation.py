@@ -253,13 +253,14 @@ def main(argv: Sequence[str] | None = None) -> Evaluation:
 
 
 def report(evaluation: Evaluation, path: Path, as_json: bool = False) -> None:
-    """Write the figures to `path` and show them, in the first process."""
+    """Show the figures and write them to `path`, in the first process; where they cannot be written they were seen at least."""
     if rank() == 0:
-        write_json(path, evaluation.as_json() | {"processes": world_size()})
         if as_json:
-            print(json.dumps(evaluation.as_json() | {"output": str(path)}))
+            print(json.dumps(evaluation.as_json() | {"output": str(path)}), flush=True)
         else:
             show_evaluation(evaluation)
+        write_json(path, evaluation.as_json() | {"processes": world_size()})
+        if not as_json:
             logger.info("written to %s", path)
     rank_zero_first().clear()
 

@@ -9,8 +9,8 @@ hundred prefixes. An export that differs is not left behind.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -20,27 +20,23 @@ from typing import TYPE_CHECKING, Any
 
 from llmforge.configs.export import ExportArguments
 from llmforge.errors import CheckFailed, ConfigError
-from llmforge.exporting.card import model_card, modelfile, origin_of, summary
+from llmforge.exporting.card import Origin, model_card, origin_of, summary
 from llmforge.exporting.check import CheckResult, check_export, lines_to_verify
 from llmforge.exporting.folder import TransformersReader, write_folder
+from llmforge.exporting.modelfile import modelfile
+from llmforge.exporting.places import CARD, MODELFILE, beside, check_place, refuse_original
 from llmforge.exporting.server import GgufServer, has_reader
 from llmforge.parsing import ForgeParser
 from llmforge.pretrained.loading import Pretrained, load_pretrained_model
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.devices import available_cores, format_bytes
 from llmforge.runtime.logs import console, logger, set_up_logging
-from llmforge.runtime.run_folder import RUN_RECORD
 from llmforge.storage import new_file, new_folder, sweep_partial, write_text
+from llmforge.tasks.files import published_template
 
 if TYPE_CHECKING:
     from llmforge.exporting.gguf_file import About
 
-_MAGIC = b"GGUF"
-#: What an exported folder consists of; one that holds anything else is never replaced.
-_EXPORTED = re.compile(
-    r"(generation_)?config\.json|model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|README\.md|chat_template\.jinja"
-    r"|additional_chat_templates|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"
-)
 #: Parameters from which llama.cpp is given all cores.
 _WORTH_THREADS = 50_000_000
 
@@ -110,10 +106,10 @@ def export_model(args: ExportArguments) -> ExportResult:
             f"--{'model' if args.model is None else 'output'} is not given.", "Give --model DIR and --output FILE (gguf) or DIR."
         )
     output = Path(args.output).expanduser()
-    _check_place(output, args)
+    check_place(output, args)
     found = load_pretrained_model(args.model, args.base_model)
     if not args.verify_only:
-        _refuse_original(output, found)
+        refuse_original(output, found)
     lines = lines_to_verify(found.tokenizer, args.verify_corpus) if args.verify else []
     if args.verify_only:
         return _verified(found, output, args, lines)
@@ -122,47 +118,22 @@ def export_model(args: ExportArguments) -> ExportResult:
     return (_to_gguf if args.format == "gguf" else _to_folder)(found, output.resolve(), args, lines)
 
 
-def _check_place(output: Path, args: ExportArguments) -> None:
-    """Refuse to write over what is no export, before anything is loaded."""
-    if args.verify_only:
-        if not output.exists():
-            raise ConfigError(f"--output {output} is not there to be verified.", "Leave --verify_only out to write it.")
-        return
-    if args.format == "gguf":
-        if output.is_dir():
-            raise ConfigError(f"--output {output} is a folder.", f"Give a file, such as {output / 'model.gguf'}.")
-        if output.is_file() and output.stat().st_size:
-            with open(output, "rb") as file:
-                if file.read(len(_MAGIC)) != _MAGIC:
-                    raise ConfigError(
-                        f"--output {output} is a file that is no GGUF, and would be replaced.", "Give another name."
-                    )
-    elif output.exists() and (not output.is_dir() or not all(_EXPORTED.fullmatch(item.name) for item in output.iterdir())):
-        raise ConfigError(f"--output {output} holds something that is no export, and would be replaced.", "Give another folder.")
-    elif (output.resolve().parent / RUN_RECORD).exists():
-        raise ConfigError(f"--output {output} belongs to a run.", "Give a folder outside of it.")
-
-
-def _refuse_original(output: Path, found: Pretrained) -> None:
-    """See that neither the model nor its base would be replaced, nor a folder that they are in."""
-    for original in (found.path, found.base):
-        if original is not None and original.resolve().is_relative_to(output.resolve()):
-            raise ConfigError(f"--output {output} is the model itself, or holds it.", "Give another folder.")
-
-
-def _about(found: Pretrained, args: ExportArguments) -> About:
+def _about(origin: Origin, found: Pretrained, args: ExportArguments) -> About:
     from llmforge.exporting.gguf_file import About
 
-    origin = origin_of(found)
-    return About(args.name or origin.name, summary(origin), args.license or origin.license)
+    task = origin.task.to_yaml() if origin.task is not None else ""
+    template = published_template(origin.task, found.tokenizer) or ""
+    return About(args.name or origin.name, summary(origin), args.license or origin.license, task, template)
 
 
 def _to_gguf(found: Pretrained, output: Path, args: ExportArguments, lines: Sequence[str]) -> ExportResult:
     from llmforge.exporting.gguf_file import write_gguf
 
-    about = _about(found, args)
+    origin = origin_of(found)
+    about = _about(origin, found, args)
     check = None
-    with new_file(output) as temporary:
+    with contextlib.ExitStack() as placing:  # in whose reverse order files are put in place: the model when all else is there
+        temporary = placing.enter_context(new_file(output))
         kept = write_gguf(found.model, found.tokenizer, temporary, args.dtype, about)
         if args.verify and has_reader():
             check = _check_gguf(found, temporary, args, lines, output)
@@ -170,11 +141,15 @@ def _to_gguf(found: Pretrained, output: Path, args: ExportArguments, lines: Sequ
             logger.warning(
                 "llama.cpp is not installed: the file is not verified. pip install 'llmforge[gguf]', then: %s", _command(args)
             )
-    result = ExportResult(
-        *(output, args.format, args.dtype, output.stat().st_size, _parameters(found), check, _command(args)), kept_f16=len(kept)
-    )
-    result.card = write_text(output.with_suffix(".md"), _card(found, args, about, output.name, check))
-    result.modelfile = write_text(output.with_suffix(".Modelfile"), modelfile(found, output.name, about.license))
+        texts = {
+            CARD: _card(found, origin, args, about, output.name, check),
+            MODELFILE: modelfile(found, origin.task, output.name, about.license),
+        }
+        for suffix, text in texts.items():
+            placing.enter_context(new_file(beside(output, suffix))).write_text(text, encoding="utf-8", newline="\n")
+    size = output.stat().st_size
+    result = ExportResult(output, args.format, args.dtype, size, _parameters(found), check, _command(args), kept_f16=len(kept))
+    result.card, result.modelfile = beside(output, CARD), beside(output, MODELFILE)
     return result
 
 
@@ -189,15 +164,18 @@ def _check_gguf(found: Pretrained, path: Path, args: ExportArguments, lines: Seq
 
 
 def _to_folder(found: Pretrained, output: Path, args: ExportArguments, lines: Sequence[str]) -> ExportResult:
-    about = _about(found, args)
+    origin = origin_of(found)
+    about = _about(origin, found, args)
     check = None
     with new_folder(output, replace=True) as staging:
-        write_folder(found, staging, args.dtype)
+        write_folder(found, staging, args.dtype, about.chat_template or None)
+        if origin.task is not None:
+            origin.task.save(staging)
         if args.verify:
             check = check_export(
                 TransformersReader(staging), found.model, found.tokenizer, lines, args.dtype, f"--output {output}"
             )
-        write_text(staging / "README.md", _card(found, args, about, output.name, check))
+        write_text(staging / "README.md", _card(found, origin, args, about, output.name, check))
         size = sum(path.stat().st_size for path in staging.iterdir())
     card = output / "README.md"
     return ExportResult(output, args.format, args.dtype, size, _parameters(found), check, _command(args), card)
@@ -228,8 +206,8 @@ def _command(args: ExportArguments) -> str:
     return shlex.join(["llmforge", "export", *words, "--verify_only"])
 
 
-def _card(found: Pretrained, args: ExportArguments, about: About, file: str, check: CheckResult | None) -> str:
-    return model_card(found, origin_of(found), about.name, about.license, file, args.dtype, check, _command(args))
+def _card(found: Pretrained, origin: Origin, args: ExportArguments, about: About, file: str, check: CheckResult | None) -> str:
+    return model_card(found, origin, about.name, about.license, file, args.dtype, check, _command(args))
 
 
 def _show(result: ExportResult, args: ExportArguments) -> None:

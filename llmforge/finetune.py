@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import transformers
-
 from llmforge.build import build_trainer, check_callbacks, without_validation
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
@@ -25,7 +23,6 @@ from llmforge.configs.lora import LoraArguments
 from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.run import RunArguments
 from llmforge.configs.tokenizer import TokenizerArguments
-from llmforge.configs.training import deferred_process_group
 from llmforge.configs.tuning import FinetuneTrainingArguments
 from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import PreparedDataset, load_prepared
@@ -33,15 +30,15 @@ from llmforge.data.shards import digest
 from llmforge.data.sources.corpus import check_corpus
 from llmforge.errors import CheckpointError, ConfigError, DataError
 from llmforge.optimizers import check_optimizer
-from llmforge.parsing import ForgeParser
-from llmforge.pretrain import check_run, evaluate_run
+from llmforge.pretrain import check_run, evaluate_run, parse_run
 from llmforge.pretrained.folder import find_folder
 from llmforge.results import RunResult, finish
 from llmforge.run import announce, open_run
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.launch import rank_zero_first, refuse_missing_gpus
-from llmforge.runtime.logs import logger, set_up_logging
+from llmforge.runtime.logs import logger
 from llmforge.runtime.trackers import check_trackers
+from llmforge.sampling.completions import encode_prompt
 from llmforge.scoring.tasks import score_rows
 from llmforge.sharding import refuse_sharding
 from llmforge.storage import cache_root, new_folder
@@ -66,15 +63,8 @@ def parse_finetune(argv: Sequence[str] | None = None, recipe: str | None = None)
     Raises:
         ConfigError, DataError, CheckpointError: Whatever can be refused before data is read.
     """
-    set_up_logging()
-    transformers.utils.logging.disable_progress_bar()
-    script = Path(recipe) if recipe else None
-    classes = [FinetuneArguments, LoraArguments, DataArguments, FinetuneTrainingArguments]
-    classes += [CheckpointArguments, RemoteArguments, GenerationArguments, RunArguments]
-    parser = ForgeParser(classes, dry_run=True, prog=f"python {script.name}" if script else "llmforge finetune")
-    folder = script.parent / "configs" / script.stem if script else None
-    with deferred_process_group():
-        parsed = parser.parse(argv, folder, "demo" if script else None)
+    own = [FinetuneArguments, LoraArguments, DataArguments, FinetuneTrainingArguments]
+    parsed, kind = parse_run(own, "finetune", argv, recipe)
     given = parsed.get(FinetuneArguments).from_pretrained
     stem = parsed.config_path.stem if parsed.config_path else Path(given or "").name
     config = FinetuneConfig(
@@ -86,7 +76,7 @@ def parse_finetune(argv: Sequence[str] | None = None, recipe: str | None = None)
         remote=parsed.get(RemoteArguments),
         finetune=parsed.get(FinetuneArguments),
         lora=parsed.get(LoraArguments),
-        name=f"{script.stem if script else 'finetune'}-{stem or 'model'}",
+        name=f"{kind}-{stem or 'model'}",
         dry_run=parsed.dry_run,
         given=parsed.given,
     )
@@ -189,7 +179,7 @@ def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
 
     data = load_prepared(rank_zero_first()(make))
     config.data.block_size = data.block_size
-    if data.tokenizer.get_vocab() != start.tokenizer.get_vocab():
+    if not data.is_for(start.tokenizer, whole=True):
         raise DataError(
             f"--dataset_dir {data.path} was tokenized with another tokenizer than that of the model.",
             "Prepare it again with --tokenizer and the model's folder.",
@@ -198,6 +188,9 @@ def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
         config.generation = rows.task.generation_arguments(config.generation, config.given)
         if "prompts" not in config.given:
             _sample_rows(config, rows, data)
+        else:
+            asked: list[str] = [rows.task.ask(prompt) for prompt in config.generation.prompts]
+            config.generation = dataclasses.replace(config.generation, prompts=asked)
     if config.dry_run:
         announce(config, data)
         raise SystemExit(0)
@@ -210,7 +203,7 @@ def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
 def _sample_rows(config: FinetuneConfig, rows: TaskRows, data: PreparedDataset) -> None:
     """Let evaluations answer a few held-out rows, in one way and not at length, unless it is said otherwise."""
     most = int(config.base.max_position_embeddings) - 1
-    prompts = [prompt for prompt in rows.prompts(_SAMPLES) if len(data.tokenizer(prompt)["input_ids"]) < most]
+    prompts = [prompt for prompt in rows.prompts(_SAMPLES) if len(encode_prompt(prompt, data.tokenizer)) <= most]
     changes: dict[str, Any] = {"prompts": prompts}
     if "strategies" not in config.given:
         changes["strategies"] = []

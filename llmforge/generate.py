@@ -3,7 +3,8 @@ llmforge generate --model runs/NAME/final --prompt_file prompts.txt --output com
 llmforge generate --model runs/NAME/final --field equipment='Volvo L60H' --field symptom='Boom drifts'
 llmforge generate --model runs/NAME/final --interactive
 
-Text from a model: one prompt, standard input, a file of prompts, the fields of a task, or a dialogue.
+Text from a model: one prompt, standard input, a file of prompts, the fields of a task, or a dialogue. A model that was
+fine-tuned on a task is asked as it was trained, by the task.yaml beside it; `--task completion` takes prompts as they stand.
 """
 
 from __future__ import annotations
@@ -74,17 +75,15 @@ def _prompts_of_file(given: str) -> list[str]:
 
 
 def task_of(args: GenerateArguments) -> Task | None:
-    """The task that ``--task`` names, or, where there are fields, the one that is saved beside the model.
+    """The task that ``--task`` names, or the one that is saved beside the model; None where there is neither.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none, and fields are given.
     """
     if args.task is not None:
         return find_task(args.task)
-    if not args.field:
-        return None
     found = load_task(find_folder(str(args.model)))
-    if found is None:
+    if found is None and args.field:
         raise ConfigError(f"--field {args.field[0]}: there is no task.yaml beside the model.", "Give --task FILE.")
     return found
 
@@ -94,7 +93,7 @@ def ask(model: str, row: Mapping[str, Any], seed: int = 0) -> str:
 
     Args:
         model: Its folder, or its run's, with the ``task.yaml`` that fine-tuning left there.
-        row: Fields by name.
+        row: Fields by name, or the ``messages`` of a chat.
         seed: Same seed, same text on the same device.
 
     Raises:
@@ -107,16 +106,10 @@ def ask(model: str, row: Mapping[str, Any], seed: int = 0) -> str:
         raise ConfigError(f"{model}: there is no task.yaml beside the model.", "Fine-tune it on a task first.")
     found = load_pretrained_model(model)
     _to_device(found)
+    task = task.for_tokenizer(found.tokenizer)
     prompt = task.render_prompt(row)
     settings = task.generation_arguments(GenerationArguments())
     return prompt + completions(found.model, found.tokenizer, [prompt], settings, seed)[0].text
-
-
-def _asked(prompts: Sequence[str], task: Task) -> list[str]:
-    """Prompts as what the user says in a chat; of another task they are as they stand."""
-    if task.kind != "chat":
-        return list(prompts)
-    return [task.render_prompt({"messages": [{"role": "user", "content": prompt}]}) for prompt in prompts]
 
 
 def _to_device(found: Pretrained) -> None:
@@ -161,16 +154,19 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     if args.model is None:
         raise ConfigError("--model is not given.", "Give --model DIR, such as runs/NAME/final.")
     task = task_of(args)
-    if task is not None:
-        generation = task.generation_arguments(generation, parsed.given)
-    prompts = [] if args.interactive else read_prompts(args, generation) if not args.field else []
-    if task is not None:
-        prompts = [task.render_prompt(parse_fields(args.field, task), "--field")] if args.field else _asked(prompts, task)
+    row = parse_fields(args.field, task) if task is not None and args.field else None
+    if task is not None and row is not None:
+        task.render_prompt(row, "--field")  # refused before the model is loaded
+    prompts = read_prompts(args, generation) if row is None and not args.interactive else []
     found = load_pretrained_model(args.model, args.base_model)
+    if task is not None:
+        task = task.for_tokenizer(found.tokenizer)
+        generation = task.generation_arguments(generation, parsed.given)
+        prompts = [task.ask(prompt) for prompt in prompts] if row is None else [task.render_prompt(row, "--field")]
     check_prompts(prompts, found.tokenizer, found.model.config.max_position_embeddings)
     _to_device(found)
     if args.interactive:
-        converse(found, generation, args.seed)
+        converse(found, generation, args.seed, task)
         return []
     records: list[dict[str, Any]] = []
     if args.output is None:

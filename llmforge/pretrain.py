@@ -32,7 +32,7 @@ from llmforge.evaluation import Evaluation, evaluate_on, report, result_path
 from llmforge.mirroring import check_remote, default_folder, is_remote
 from llmforge.models import build_config, build_model, check_block_size, embedding_rows, get_preset
 from llmforge.optimizers import check_optimizer
-from llmforge.parsing import ForgeParser
+from llmforge.parsing import ForgeParser, Parsed
 from llmforge.pretrained.folder import find_folder
 from llmforge.pretrained.loading import load_pretrained_model
 from llmforge.results import RunResult, finish
@@ -52,6 +52,28 @@ from llmforge.runtime.run_lock import alone_in, refuse_running
 from llmforge.runtime.trackers import check_trackers
 
 
+def parse_run(own: Sequence[type], verb: str, argv: Sequence[str] | None, recipe: str | None) -> tuple[Parsed, str]:
+    """The command line of a training.
+
+    Args:
+        own: The dataclasses of this kind of training; those that all have come after them.
+        verb: ``pretrain`` or ``finetune``.
+        argv: Arguments, by default those of the process.
+        recipe: As for `parse_pretrain`.
+
+    Returns:
+        What was given, and what runs are called by: the recipe's name, or the verb.
+    """
+    set_up_logging()
+    transformers.utils.logging.disable_progress_bar()  # the bars of loading and saving; Trainer's own stay
+    script = Path(recipe) if recipe else None
+    classes = [*own, CheckpointArguments, RemoteArguments, GenerationArguments, RunArguments]
+    parser = ForgeParser(classes, dry_run=True, prog=f"python {script.name}" if script else f"llmforge {verb}")
+    folder = script.parent / "configs" / script.stem if script else None
+    with deferred_process_group():
+        return parser.parse(argv, folder, "demo" if script else None), script.stem if script else verb
+
+
 def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None) -> PretrainConfig:
     """The configuration of a pretraining run from the command line.
 
@@ -63,16 +85,9 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
     Raises:
         ConfigError, DataError, CheckpointError: Whatever can be refused before data is read.
     """
-    set_up_logging()
-    transformers.utils.logging.disable_progress_bar()  # the bars of loading and saving; Trainer's own stay
-
-    script = Path(recipe) if recipe else None
-    classes = [ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments]
-    classes += [CheckpointArguments, RemoteArguments, GenerationArguments, RunArguments]
-    parser = ForgeParser(classes, dry_run=True, prog=f"python {script.name}" if script else "llmforge pretrain")
-    folder = script.parent / "configs" / script.stem if script else None
-    with deferred_process_group():
-        parsed = parser.parse(argv, folder, "demo" if script else None)
+    parsed, stem = parse_run(
+        [ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments], "pretrain", argv, recipe
+    )
     model = parsed.get(ModelArguments)
     config = PretrainConfig(
         training=parsed.get(ForgeTrainingArguments),
@@ -83,7 +98,7 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
         run=parsed.get(RunArguments),
         checkpoint=parsed.get(CheckpointArguments),
         remote=parsed.get(RemoteArguments),
-        name=f"{script.stem if script else 'pretrain'}-{parsed.config_path.stem if parsed.config_path else model.preset}",
+        name=f"{stem}-{parsed.config_path.stem if parsed.config_path else model.preset}",
         dry_run=parsed.dry_run,
     )
     check_config(config, named_folder="output_dir" in parsed.changed)

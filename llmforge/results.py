@@ -86,6 +86,8 @@ def finish(
                 about = _from_scratch(model, parameters)
             write_text(staging / "README.md", _model_card(about, run, config, data, result))
         run.write_record(parameters=parameters)
+        if start is not None:  # rows as short as the examples take nothing from what the base knew
+            run.write_record(context=max(start.found.context, config.data.block_size))
         _write_results(model, trainer.args.seed, run, config, data, result)
         show(_summary(result, run))
         logger.info("peak memory %s; %s", format_bytes(peak_memory(trainer.args.use_cpu)), _next_commands(run.path, start))

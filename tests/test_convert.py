@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import resource
+import shutil
+import signal
+import sys
 from pathlib import Path
 
 import pytest
+from reliability.harness import KillAt, forked
 
 from llmforge import convert
 from llmforge.runtime.commands import run_command
 from llmforge.tasks.files import BUILT_IN, find_task, load_task
+from llmforge.tasks.rows import Row
 from llmforge.tasks.scenarios import parse_scenarios
 
 TASK = """\
@@ -189,3 +196,118 @@ def test_mistakes_are_one_line(task, capsys, words, code, told):
     assert "\n" not in error
     assert told in error
     assert not Path("out/train.jsonl").exists()
+
+
+def rows_in(folder: str) -> dict[str, list[dict]]:
+    return {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in Path(folder).glob("*.jsonl")}
+
+
+def test_a_list_goes_on_after_a_comma(task):
+    text = "Equipment: a\nError Codes: P0087, P0191,\n  P0300, P0301\nSymptom: x, y,\nz\nSolution: Bleed, then\nmeasure; again\n"
+    [scenario] = parse_scenarios(text, task)
+    assert scenario.row["error_codes"] == ["P0087", "P0191", "P0300", "P0301"]
+    assert scenario.row["symptom"] == "x, y,\nz"  # a text stays as it is
+    assert scenario.row["solution"] == ["Bleed, then", "measure; again"]
+    [scenario] = parse_scenarios("Equipment: a\nError Codes:\nP1; P2;\nP3\n", task)
+    assert scenario.row["error_codes"] == ["P1", "P2", "P3"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_only_line_ends_end_a_line(task, end):
+    """Form feeds, U+0085 and U+2028 stand inside texts, and what follows them is no field's name."""
+    odd = "leaks\x0cSolution: b\x85Solution: c\u2028Solution: d\x1cSolution: e"
+    [scenario] = parse_scenarios(end.join(["Equipment: a", f"Symptom: {odd}", "Solution: f"]), task)
+    assert (scenario.row["symptom"], scenario.row["solution"], scenario.problem) == (odd, ["f"], "")
+
+
+def test_what_is_said_in_a_chat_may_have_headings_lines_and_code():
+    said = "# Steps\n\n1. Open it\n---\n## Then\nclose it"
+    code = "Write:\n```yaml\nuser: root\n---\nsystem: linux\n# User\n```\nDone."
+    text = f"# Chat 1\nUser: how?\nAssistant: {said}\nUser: and?\nAssistant: {code}\n---\n"
+    text += "## Chat 2\n\nUser: ```?\nAssistant: yes\n---\n"
+    first, second = (scenario.row["messages"] for scenario in parse_scenarios(text, BUILT_IN["chat"]))
+    assert [message["content"] for message in first] == ["how?", said, "and?", code]
+    assert [message["content"] for message in second] == ["```?", "yes"]
+
+
+def test_an_earlier_conversion_inside_is_left_out(task):
+    """The second time reads what the first did, and not what it wrote; what is read is never written over."""
+    Path("in").mkdir()
+    Path("in/a.txt").write_text("\n".join(scenarios(40)))
+    args = ["--task", "diagnostics.yaml", "--json", "--split_ratios", "0.8,0.1,0.1"]
+    assert command("in", "in/out", *args) == 0
+    first = rows_in("in/out")
+    assert command("in", "in/out", *args) == 0
+    assert rows_in("in/out") == first
+    before = {path: path.read_bytes() for path in Path("in").rglob("*") if path.is_file()}
+    for source, folder in (("in", "in"), ("in/out/train.jsonl", "in/out"), ("in/out", "in/../in/out")):
+        assert command(source, folder, *args) == 2
+    assert {path: path.read_bytes() for path in Path("in").rglob("*") if path.is_file()} == before
+
+
+def stopped(number: int, work, monkeypatch) -> int:
+    """As `forked` with `KillAt`, at the renames alone and in this process."""
+    left, rename = number, os.replace
+
+    def counted(*args) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        rename(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", counted)
+        try:
+            work()
+        except KeyboardInterrupt:
+            return -signal.SIGKILL
+    return 0
+
+
+@pytest.mark.parametrize("most", [1, pytest.param(None, marks=pytest.mark.slow)], ids=["renames", "kills"])
+def test_all_files_are_placed_or_none(task, most, monkeypatch):
+    """A kill at any touch of the folder leaves the old rows, the new ones, or no training rows: never some of each."""
+    Path("old.txt").write_text("\n".join(scenarios(40)))
+    Path("new.txt").write_text("\n".join(scenarios(40, seed=5)))
+    args = ["--task", "diagnostics.yaml", "--split_ratios", "0.8,0.1,0.1", "--json"]
+    whole = {}
+    for name in ("old", "new"):
+        assert command(f"{name}.txt", name, *args) == 0
+        whole[name] = rows_in(name)
+    splits = {name: [Row("", row) for row in rows] for name, rows in whole["new"].items()}
+    number, code, seen = 0, -signal.SIGKILL, set()
+    while code:
+        number += 1
+        shutil.rmtree("out", ignore_errors=True)
+        shutil.copytree("old", "out")
+        Path("out/mine.md").write_text("mine")
+
+        def work(number=number) -> None:
+            sys.addaudithook(KillAt(Path("out"), number))
+            convert._write(Path("out"), splits, task)
+
+        code = forked(work) if most is None else stopped(number, lambda: convert._write(Path("out"), splits, task), monkeypatch)
+        assert code in (0, -signal.SIGKILL)
+        found = rows_in("out")
+        which = next((name for name, rows in whole.items() if rows == found), "none")
+        assert which != "none" or "train" not in found
+        seen.add(which)
+        assert Path("out/mine.md").read_text() == "mine"
+    assert seen == {"new", "none"} | ({"old"} if most is None else set())
+
+
+def test_a_full_disk_leaves_the_old_rows(task):
+    Path("old.txt").write_text("\n".join(scenarios(40)))
+    Path("new.txt").write_text("\n".join(scenarios(80, seed=5)))
+    args = ["--task", "diagnostics.yaml", "--split_ratios", "0.8,0.1,0.1", "--json"]
+    assert command("old.txt", "out", *args) == 0
+    before = {path: path.read_bytes() for path in Path("out").iterdir()}
+
+    def work() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, resource.RLIM_INFINITY))
+        assert command("new.txt", "out", *args) == 5
+
+    assert forked(work) == 0
+    assert {path: path.read_bytes() for path in Path("out").iterdir()} == before

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, tiny_model
+from helpers import ROOT, TINY, tiny_model
 from reliability.harness import KillAt, forked
 
 from llmforge import cli, export
@@ -126,6 +126,19 @@ def test_llama_cpp_finds_the_same_ids_and_numbers(preset, vocabulary, dtype, sav
 @pytest.mark.parametrize("vocabulary", list(VOCABULARIES))
 def test_llama_cpp_finds_the_same_in_every_dtype(preset, vocabulary, dtype, saved, tokenizers, tmp_path):
     opened(preset, vocabulary, dtype, saved, tokenizers, tmp_path)
+
+
+@pytest.mark.parametrize(("preset", "tied"), [("gpt2-10m", False), ("neox-10m", True)])
+def test_heads_that_are_not_the_architectures_usual_one(preset, tied, tokenizer, few_lines, tmp_path):
+    """llama.cpp takes GPT-2's embeddings where there is no head, and opens no GPT-NeoX without one."""
+    from llmforge.configs.model import ModelArguments
+    from llmforge.models import build_model
+
+    shape = TINY[preset] | {"tie_word_embeddings": tied}
+    build_model(ModelArguments(preset=preset, initializer_range=0.2, **shape), tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for dtype in ("f32", "q8_0"):
+        assert exported(tmp_path / "model", tmp_path / f"{dtype}.gguf", dtype=dtype, verify_corpus=few_lines).verified
 
 
 def test_the_lines_hold_what_tokenizers_get_wrong(tokenizers):
@@ -242,10 +255,10 @@ def test_one_wrong_tensor_is_caught_in_a_model_that_was_hardly_trained(tokenizer
 def test_a_wrong_folder_is_caught_by_transformers(model_folder, few_lines, tmp_path, monkeypatch):
     right = export.write_folder
 
-    def wrong(found, folder, dtype):
+    def wrong(found, folder, dtype, template):
         from safetensors.torch import load_file, save_file
 
-        right(found, folder, dtype)
+        right(found, folder, dtype, template)
         state = load_file(folder / "model.safetensors")
         state["transformer.h.0.attn.c_proj.weight"] = state["transformer.h.0.attn.c_proj.weight"].T.contiguous()
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -357,6 +370,20 @@ def test_a_full_disk_leaves_the_old_file_or_none(form, old, model_folder, few_li
 
     assert forked(work) == 0
     assert content() == before
+
+
+def test_a_card_that_cannot_be_written_leaves_all_as_it_was(model_folder, tmp_path, monkeypatch):
+    output = tmp_path / "out" / "model.gguf"
+    exported(model_folder, output, dtype="f32", verify=False)
+    before = {path: path.read_bytes() for path in output.parent.iterdir()}
+
+    def full(*args: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "modelfile", full)
+    with pytest.raises(StorageError, match="Free some space"):
+        exported(model_folder, output, dtype="bf16", verify=False)
+    assert {path: path.read_bytes() for path in output.parent.iterdir()} == before
 
 
 # --- what is beside it, and what is told -----------------------------------------------------------

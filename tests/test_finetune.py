@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny_model
+from helpers import ROOT, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig
 
@@ -400,6 +402,22 @@ def test_prompts_in_both_are_told(bases, capsys):
     assert not Path("runs").exists()
 
 
+def test_short_rows_take_nothing_from_the_context(bases):
+    """Rows as long as the examples need say nothing of what the model can see: its base's context is its own."""
+    from llmforge.pretrained.loading import load_pretrained_model
+
+    base = Path("scratch/final")
+    shutil.copytree(bases["gpt2-10m"], base)
+    Path("scratch/run.json").write_text(json.dumps({"config": {"data": {"block_size": 256}}}))
+    words = ["--train_file", "rows", "--max_steps", "1", "--save_strategy", "steps", "--save_steps", "1", "--eval_strategy", "no"]
+    assert command(base, *words, "--output_dir", "run") == 0
+    assert record("run")["config"]["data"]["block_size"] == 64
+    for folder in ("run", "run/checkpoint-1"):
+        assert load_pretrained_model(folder).context == 256  # what the base was trained on from scratch, of its 1,024 positions
+    Path("run/run.json").write_text(json.dumps({"config": {"data": {"block_size": 64}, "finetune": {}}}))  # one that did not end
+    assert load_pretrained_model("run/checkpoint-1").context == 1024
+
+
 def test_lora_settings_that_cannot_be():
     for wrong in ({"lora_r": 0}, {"lora_alpha": 0.0}, {"lora_dropout": 1.0}):
         with pytest.raises(ConfigError):
@@ -443,3 +461,62 @@ def test_the_run_is_scored_again(bases, capsys):
     again = record("run", "eval.json")
     assert again["loss"] == pytest.approx(before["loss"], rel=1e-6)
     assert again["tokens"] == before["tokens"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapters", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("preset", ["gpt2-10m"])
+def test_two_processes_train_as_one_does(base, adapters):
+    """The same rows a step, launched as the docs say: the same losses, gradients and figures.
+
+    Not the same weights: AdamW makes a step of full length of a gradient that is nothing but rounding, as a key's bias has it.
+    """
+    words = [
+        "--from_pretrained",
+        str(base),
+        "--train_file",
+        "rows",
+        "--max_steps",
+        "6",
+        "--learning_rate",
+        "0.01",
+        "--dropout",
+        "0",
+    ]
+    words += [
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        "3",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "3",
+        "--logging_steps",
+        "1",
+    ]
+    words += ["--report_to", "none", "--prompts", "if", "--gradient_accumulation_steps", "2", "--block_size", "32"]
+    words += ["--lora", "--lora_r", "4"] if adapters else []
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch"]
+    configs = ROOT / "accelerate_configs"
+    two = [*launch, "--config_file", str(configs / "cpu_ddp.yaml"), "--num_processes", "2", "-m", "llmforge", "finetune", *words]
+    one = [sys.executable, "-m", "llmforge", "finetune", *words]
+    for run, command, rows in (("one", one, "2"), ("two", two, "1")):
+        shown = subprocess.run(
+            [*command, "--output_dir", run, "--per_device_train_batch_size", rows],
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert shown.returncode == 0, shown.stdout[-2000:] + shown.stderr[-4000:]
+    assert (record("one")["processes"], record("two")["processes"]) == (1, 2)
+    lines = [
+        [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines() if "train_runtime" not in line]
+        for run in ("one", "two")
+    ]
+    for key in ("step", "loss", "grad_norm", "eval_loss", "eval_accuracy", "eval_tokens"):
+        first, second = ([line[key] for line in run if key in line] for run in lines)
+        assert len(first) >= 2
+        assert first == pytest.approx(second, rel=2e-5)
+    assert record("one", "eval.json")["loss"] == pytest.approx(record("two", "eval.json")["loss"], rel=2e-5)

@@ -16,6 +16,7 @@ from llmforge.pretrained.loading import load_pretrained_model
 from llmforge.runtime.logs import printable
 from llmforge.sampling.completions import complete
 from llmforge.sampling.dialogue import Dialogue, converse, typed
+from llmforge.tasks.files import BUILT_IN
 
 FEW = ["--max_new_tokens", "8"]
 
@@ -121,7 +122,7 @@ def test_a_terminal_without_a_prompt_is_not_waited_for(folder, monkeypatch, caps
 # --- a dialogue -----------------------------------------------------------------------------------
 
 
-def spoken(found, *lines: str, settings: GenerationArguments | None = None) -> tuple[Dialogue, list[str]]:
+def spoken(found, *lines: str, settings: GenerationArguments | None = None, task=None) -> tuple[Dialogue, list[str]]:
     """A dialogue of these lines, and the prompts it was asked with."""
     waiting, asked = list(lines), []
 
@@ -131,20 +132,20 @@ def spoken(found, *lines: str, settings: GenerationArguments | None = None) -> t
             raise EOFError
         return waiting.pop(0)
 
-    return converse(found, settings or GenerationArguments(max_new_tokens=8), 0, read), asked
+    return converse(found, settings or GenerationArguments(max_new_tokens=8), 0, task, read), asked
 
 
 def test_each_answer_goes_on_from_all_that_was_said(found, capsys):
     dialogue, _ = spoken(found, "func a", "func b")
     [first] = wanted(found, "func a")
     [second] = wanted(found, f"func a{first}\nfunc b", seed=1)
-    assert dialogue.text == f"func a{first}\nfunc b{second}"
+    assert dialogue.turns.text == f"func a{first}\nfunc b{second}"
     assert capsys.readouterr().out.endswith(f"typed.\n{printable(first)}\n{printable(second)}\n")
 
 
 def test_reset_forgets_and_quit_ends(found):
     dialogue, asked = spoken(found, "func a", "/reset", "func b", "/quit", "func c")
-    assert dialogue.text == "func b" + wanted(found, "func b", seed=1)[0]
+    assert dialogue.turns.text == "func b" + wanted(found, "func b", seed=1)[0]
     assert len(asked) == 4
 
 
@@ -172,13 +173,33 @@ def test_several_lines_are_one_text():
 
 def test_save_writes_what_was_said(found, tmp_path):
     dialogue, _ = spoken(found, "func a", "/save said.txt")
-    assert Path("said.txt").read_text(encoding="utf-8") == dialogue.text + "\n"
+    assert Path("said.txt").read_text(encoding="utf-8") == dialogue.turns.text + "\n"
 
 
 def test_a_long_history_keeps_its_end(found, capsys):
     dialogue, _ = spoken(found, "func x " * 600, "again")
     assert "only the last" in capsys.readouterr().out
-    assert "again" in dialogue.text
+    assert "again" in dialogue.turns.text
+
+
+def test_the_fields_of_a_task_are_asked_one_after_the_other(found, capsys):
+    task = BUILT_IN["qa"]
+    dialogue, asked = spoken(found, "", "", "open a file", "data", "/reset", "", "why", "/save said.txt", task=task)
+    assert asked[:5] == ["context> ", "question> ", "question> ", "context> ", "question> "]
+    assert "needs the field question" in capsys.readouterr().out
+    assert dialogue.turns.rows == [{"question": "why"}]
+    [answer] = wanted(found, "Question: why\nAnswer:", seed=1)
+    assert Path("said.txt").read_text(encoding="utf-8") == f"Question: why\nAnswer:{answer}\n"
+
+
+def test_of_a_long_chat_the_earliest_turns_go(found, capsys):
+    long = "func x " * 180
+    dialogue, _ = spoken(found, long, long, "and?", "func x " * 600, "again", task=BUILT_IN["chat"])
+    told = capsys.readouterr().out
+    assert "the first 2 messages no longer fit in the context" in told
+    assert "is too long: " in told
+    said = [message["content"] for message in dialogue.turns.messages]
+    assert [said[0], said[2], said[4]] == [long, "and?", "again"]
 
 
 def test_ctrl_c_stops_an_answer_and_not_the_dialogue(found, monkeypatch, capsys):
@@ -190,7 +211,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_dialogue(found, monkeypatch, capsys)
 
     monkeypatch.setattr(module, "continue_ids", interrupted)
     dialogue, asked = spoken(found, "func a", "func b")
-    assert dialogue.text == "func ahalf\nfunc bhalf"
+    assert dialogue.turns.text == "func ahalf\nfunc bhalf"
     assert len(asked) == 3
     assert capsys.readouterr().out.count("[stopped]") == 2
 

@@ -122,7 +122,7 @@ class CheckpointParts:
         """What writes `state`, with the schedule as it is now, as stock does."""
         trainer = self.trainer
         if not self._tokenizer_files:  # which do not change, and take a while to be made
-            trainer.processing_class.save_pretrained(str(staging))
+            trainer.write_tokenizer(str(staging))
             self._tokenizer_files = {path.name: path.read_bytes() for path in staging.iterdir() if path.is_file()}
         schedule = copy.deepcopy(trainer.lr_scheduler.state_dict())
 

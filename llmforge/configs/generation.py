@@ -116,7 +116,10 @@ class GenerateArguments:
     )
     task: str | None = field(
         default=None,
-        metadata={"help": "What the model is asked, by --field or --prompt: a task file; by default the one beside the model."},
+        metadata={
+            "help": "What the model was trained for: a task file, completion, qa or chat; by default the one beside the model. "
+            "A chat takes a prompt as what the user says; completion takes it as it stands."
+        },
     )
     output: str | None = field(default=None, metadata={"help": "Write completions to this file, a JSON object a line."})
     interactive: bool = field(default=False, metadata={"help": "Type prompts one after the other; /help says what else."})

@@ -31,7 +31,21 @@ class PackedCollator:
 
     and ``segments``, a `Segments`: the same ends as numbers that the CPU knows, for our attention;
     a model without it takes no notice.
+
+    Attributes:
+        pad: The id that fills rows up, where the model has no row in its embeddings for it.
+        filler: What the model is given in its place; it predicts nothing there.
     """
+
+    pad: int | None = None
+    filler: int = 0
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any) -> PackedCollator:
+        """For rows made with `tokenizer`, whose padding may be one more token than `model` knows: published models have none."""
+        if tokenizer.pad_token_id is None or tokenizer.pad_token_id < model.config.vocab_size:
+            return cls()
+        return cls(tokenizer.pad_token_id, tokenizer.eos_token_id)
 
     def __call__(self, rows: RowBatch | Sequence[dict[str, Any]]) -> dict[str, Any]:
         import torch
@@ -40,6 +54,8 @@ class PackedCollator:
 
         batch = rows if isinstance(rows, RowBatch) else gather_rows(rows)
         input_ids = batch.input_ids
+        if self.pad is not None:
+            input_ids[input_ids == self.pad] = self.filler
         count, length = shape = input_ids.shape
         total = count * length
         # A row's last place is for its padding, which goes on to the row's end and predicts nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class PreparedDataset:
         Ids are looked at in every row; in a large dataset in rows spread evenly over it.
 
         Args:
-            vocab_size: Rows of the model's embedding.
+            vocab_size: Rows of the model's embedding; it need not have one for padding (`PackedCollator.of`).
 
         Raises:
             DataError: The tokenizer is not the one that the rows were made with, or has more entries than the model
@@ -84,7 +85,7 @@ class PreparedDataset:
         if tokenizer_digest(self.path / "tokenizer") != self.card["tokenizer"].get("hash"):
             raise DataError(f"{self.path / 'tokenizer'} is not the tokenizer that its rows were made with.", "Prepare it again.")
         entries = len(self.tokenizer)
-        if entries > vocab_size:
+        if max(self._vocabulary(self.tokenizer).values()) >= vocab_size:
             raise DataError(
                 f"The dataset's tokenizer has {entries:,} entries, the model {vocab_size:,} rows.",
                 "Build the model for this tokenizer.",
@@ -104,6 +105,21 @@ class PreparedDataset:
                             "Prepare it again.",
                         )
 
+    def is_for(self, tokenizer: PreTrainedTokenizerBase, whole: bool = False) -> bool:
+        """Whether the ids mean the same in a model with `tokenizer`: entries and merges are its own, padding apart.
+
+        Args:
+            tokenizer: The model's.
+            whole: Whether it may have no entry that the rows' tokenizer lacks.
+        """
+        own, given = self._vocabulary(tokenizer), self._vocabulary(self.tokenizer)
+        entries = own == given if whole else given.items() <= own.items()
+        return entries and _merges(tokenizer) == _merges(self.tokenizer)
+
+    def _vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+        pad = self.tokenizer.pad_token
+        return {token: index for token, index in tokenizer.get_vocab().items() if token != pad}
+
     def rows(self, split: str, most: int | None = None) -> PackedRows | None:
         """The rows of `split`, at `most` so many, evenly spread; None where there is no such split."""
         if split not in self.dataset:
@@ -114,6 +130,11 @@ class PreparedDataset:
         """The names of documents (a file's path in the corpus, mostly) by the numbers that ``segment_documents`` has."""
         names = {line["document"]: line["name"] for line in read_json_lines(self.path / DOCUMENTS)}
         return [str(names.get(index, f"number {index}")) for index in indices]
+
+
+def _merges(tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, ...]]:
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    return [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
 
 
 def tokenizer_digest(folder: Path) -> str:

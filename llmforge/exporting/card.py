@@ -1,4 +1,4 @@
-"""What lies beside an export: the model card, and Ollama's Modelfile."""
+"""What lies beside an export: the model card, by the records of where the model is from."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from llmforge.exporting.check import CheckResult
 from llmforge.pretrained.loading import Pretrained
 from llmforge.runtime.run_folder import RUN_RECORD
 from llmforge.storage import read_json
+from llmforge.tasks.files import load_task
+from llmforge.tasks.task import Task
 
 #: Figures of an evaluation, with their names for people.
 _FIGURES = {"loss": "loss", "perplexity": "perplexity", "bits_per_byte": "bits per byte", "accuracy": "accuracy"}
@@ -28,6 +30,7 @@ class Origin:
         training: A sentence on what it was trained on; empty where there is no record.
         results: Figures by what they were measured on.
         data_card: The prepared dataset's, without its heading; empty where it is gone.
+        task: What it was fine-tuned for, bound to its tokenizer.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Origin:
     training: str = ""
     results: dict[str, dict[str, float]] = field(default_factory=dict)
     data_card: str = ""
+    task: Task | None = None
 
 
 def origin_of(found: Pretrained) -> Origin:
@@ -44,6 +48,8 @@ def origin_of(found: Pretrained) -> Origin:
     licensed = _LICENSE.search(readme.split("\n---", 1)[0]) if readme.startswith("---") else None
     run = _record(folder.parent / RUN_RECORD)
     origin = Origin(name=str(run.get("name") or folder.name), license=licensed[1] if licensed else "")
+    task = load_task(folder)
+    origin.task = task.for_tokenizer(found.tokenizer) if task is not None else None
     data = run.get("data") or {}
     train = (data.get("splits") or {}).get("train")
     if train:
@@ -138,18 +144,9 @@ def model_card(
         f"- It sees {config.max_position_embeddings:,} tokens at most; what lies further back is gone.{trained}",
         f"- Documents began with `{found.tokenizer.bos_token}` in training: a prompt has to begin with it too. A GGUF file "
         "tells readers to add it; `transformers` does not by itself.",
-        "- It was trained to go on with a text, not to follow instructions, unless it was fine-tuned for that.",
+        f"- It was fine-tuned for the task `{origin.task.name}`, and answers what is asked in its form (`task.yaml`)."
+        if origin.task is not None
+        else "- It was trained to go on with a text, not to follow instructions.",
         *([] if license else ["- No licence is stated: ask whoever trained it before you pass it on."]),
     ]
     return "\n".join(lines) + "\n"
-
-
-def modelfile(found: Pretrained, file: str, license: str) -> str:
-    """A Modelfile for ``ollama create NAME -f FILE``: the plain prompt, as the model was trained on plain text."""
-    lines = [
-        f"FROM ./{file}",
-        'TEMPLATE "{{ .Prompt }}"',
-        f"PARAMETER num_ctx {found.context}",
-        f'PARAMETER stop "{found.tokenizer.eos_token}"',
-    ]
-    return "\n".join([*lines, *([f'LICENSE "{license}"'] if license else [])]) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 from collections.abc import Sequence
@@ -21,10 +22,16 @@ if TYPE_CHECKING:
 _TORCH = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
-def write_folder(found: Pretrained, folder: Path, dtype: str) -> None:
+def write_folder(found: Pretrained, folder: Path, dtype: str, chat_template: str | None = None) -> None:
     """Write model and tokenizer, without the embedding rows that stand for no token.
 
-    The model itself stays as it is.
+    The model itself stays as it is; the tokenizer says how many tokens it was trained on at a time (``model_max_length``).
+
+    Args:
+        found: The model.
+        folder: Is there and empty.
+        dtype: Of its tensors.
+        chat_template: That of the task which it was fine-tuned for.
 
     Raises:
         OSError: The disk could not take it.
@@ -54,7 +61,11 @@ def write_folder(found: Pretrained, folder: Path, dtype: str) -> None:
         raise
     finally:
         model.generation_config.suppress_tokens = before
-    found.tokenizer.save_pretrained(folder)
+    tokenizer = copy.deepcopy(found.tokenizer)
+    tokenizer.model_max_length = found.context
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
 
 
 def _head_name(model: Any) -> str:

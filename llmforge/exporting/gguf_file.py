@@ -53,11 +53,15 @@ class About:
         name: Of the model.
         description: Where it is from, and how good it is.
         license: Of the model, as Hugging Face abbreviates it; empty where it is not known.
+        task: The text of the task file that it was fine-tuned for, kept as ``llmforge.task``; empty for none.
+        chat_template: In Jinja, for programs that chat; empty for none.
     """
 
     name: str
     description: str = ""
     license: str = ""
+    task: str = ""
+    chat_template: str = ""
 
 
 class _Tensor(NamedTuple):
@@ -138,6 +142,10 @@ def _describe(writer: gguf.GGUFWriter, config: Any, about: About, file_type: ggu
         writer.add_description(about.description)
     if about.license:
         writer.add_license(about.license)
+    if about.task:
+        writer.add_string("llmforge.task", about.task)
+    if about.chat_template:
+        writer.add_chat_template(about.chat_template)
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_context_length(config.max_position_embeddings)
@@ -199,8 +207,8 @@ def _tensors(model: PreTrainedModel, vocabulary: int, architecture: gguf.MODEL_A
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     found = []
     for name, tensor in model.state_dict().items():
-        if config.tie_word_embeddings and name in _HEADS:
-            continue  # llama.cpp takes the embedding table where there is no head
+        if config.tie_word_embeddings and name in _HEADS and config.model_type == "gpt2":
+            continue  # llama.cpp takes the embedding table where there is no head, but asks for one in GPT-NeoX
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert target is not None, name
         shape = list(tensor.shape)

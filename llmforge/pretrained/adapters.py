@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmforge.checkpoints.manifest import is_committed, verify
 from llmforge.errors import CheckpointError
 from llmforge.pretrained.folder import find_folder, read_settings, refusing
 from llmforge.runtime.logs import logger
-from llmforge.storage import write_json
+from llmforge.storage import json_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _WEIGHTS = "adapter_model.safetensors"
-#: Beside an adapter: a hash of the weights it was trained on (`record_base`).
+#: Beside an adapter: a hash of the weights it was trained on (`base_record`).
 BASE_RECORD = "base.json"
+#: A whole embedding table or head that is saved with an adapter, as peft names it; not the adapter of one.
+_TABLE = re.compile(r"\b(wte|embed_in|embed_out|lm_head)\.((base_layer|modules_to_save(\.default)?)\.)?weight$")
 
 
 def weights_digest(folder: Path) -> str:
@@ -28,13 +32,9 @@ def weights_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def record_base(adapter: Path, base: Path) -> None:
-    """Write beside an adapter its base; `load_pretrained_model` refuses another.
-
-    Raises:
-        StorageError: It cannot be written.
-    """
-    write_json(adapter / BASE_RECORD, {"path": str(base), "weights": weights_digest(base)})
+def base_record(base: Path) -> str:
+    """What `BASE_RECORD` holds beside an adapter of `base`; `load_pretrained_model` refuses another base."""
+    return json_text({"path": str(base), "weights": weights_digest(base)})
 
 
 def save_adapter(model: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
@@ -57,8 +57,11 @@ def find_base(path: Path, settings: dict[str, Any], given: str | None, flag: str
         given: The base that the user names; else the one that the settings name, also as seen from the adapter's folder.
 
     Raises:
-        CheckpointError: There is none, it is another one than the adapter's, or the adapter is none of LoRA.
+        CheckpointError: There is none, it is another one than the adapter's, the adapter is none of LoRA, or a file of a
+            committed checkpoint is not as it was committed.
     """
+    if is_committed(path) and (problems := verify(path)):
+        raise CheckpointError(f"{flag} {path} is damaged: {problems[0].rstrip('.')}.", "Take another checkpoint.")
     if settings.get("peft_type") != "LORA":
         raise CheckpointError(f"{flag} {path} is a {settings.get('peft_type')} adapter.", "Only LoRA adapters are merged.")
     if not (path / _WEIGHTS).is_file():
@@ -101,7 +104,7 @@ def merge_adapter(model: PreTrainedModel, path: Path, root: Path, flag: str) -> 
             for name in wanted:
                 if not torch.isfinite(file.get_tensor(name)).all():
                     raise CheckpointError(f"{flag} {path}: {name} is not finite.", "Take an earlier one.")
-        table = next((shape[0] for name, shape in wanted.items() if "embed" in name or "wte" in name), None)
+        table = next((shape[0] for name, shape in wanted.items() if _TABLE.search(name)), None)
         if table is not None and table != model.config.vocab_size:  # tokens were added, and the table saved with the adapter
             model.resize_token_embeddings(table, mean_resizing=False)
         joined = PeftModel.from_pretrained(model, str(path), local_files_only=True)

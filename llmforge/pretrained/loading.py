@@ -38,16 +38,20 @@ class Pretrained:
 
     @property
     def context(self) -> int:
-        """Tokens it was trained to see at once: the rows of its run, where the run's record lies beside it, else its positions.
+        """Tokens it was trained to see at once, by the record of the run it is from, or by its tokenizer, else its positions.
 
-        A model of 1,024 positions that was trained on rows of 256 knows nothing of the others.
+        A model of 1,024 positions that was trained from scratch on rows of 256 knows nothing of the others. The rows of a
+        fine-tuning are as long as its examples and take nothing from what the base knew: of those it is the base's context.
         """
         positions = int(self.model.config.max_position_embeddings)
         for folder in (self.path, self.base):
             if folder is not None:
                 with contextlib.suppress(DataError, KeyError, TypeError, ValueError):
-                    return min(int(read_json(folder.resolve().parent / RUN_RECORD)["config"]["data"]["block_size"]), positions)
-        return positions
+                    record = read_json(folder.resolve().parent / RUN_RECORD)
+                    if "finetune" in record["config"]:
+                        return min(int(record.get("context", positions)), positions)
+                    return min(int(record["config"]["data"]["block_size"]), positions)
+        return min(int(self.tokenizer.model_max_length), positions)
 
     @property
     def spare_rows(self) -> int:

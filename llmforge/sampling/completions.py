@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmforge.configs.generation import GenerationArguments
 from llmforge.errors import ConfigError
+from llmforge.tasks.prompts import Prompt, cut_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,6 +94,9 @@ def continue_ids(
     settings: dict[str, Any] = {"do_sample": args.do_sample}
     if args.do_sample:
         settings |= {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
+    added = tokenizer.get_added_vocab() if args.stop_strings else {}
+    # A stop that is a token of its own may be a special one, which no text shows.
+    ends = [tokenizer.eos_token_id, *(added[stop] for stop in args.stop_strings if stop in added)]
     told = _Told(tokenizer, len(ids), args.stop_strings, on_text)
     if args.stop_strings or on_text is not None:
         settings["stopping_criteria"] = [told]
@@ -107,7 +111,7 @@ def continue_ids(
                 given,
                 attention_mask=torch.ones_like(given),
                 max_new_tokens=most,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=ends,
                 pad_token_id=tokenizer.pad_token_id,
                 use_cache=True,
                 **settings,
@@ -115,7 +119,9 @@ def continue_ids(
     finally:
         model.train(was_training)
     text = told.end(produced)
-    ended = "stop string" if told.stopped else "end of text" if produced[-1:] == [tokenizer.eos_token_id] else "length"
+    last = produced[-1] if produced else None
+    stopped = told.stopped or last in ends[1:]
+    ended = "stop string" if stopped else "end of text" if last == tokenizer.eos_token_id else "length"
     return Completion(text, len(produced), ended)
 
 
@@ -161,8 +167,19 @@ class _Told:
 
 
 def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A prompt's ids after the start context that documents had in training."""
-    return [tokenizer.bos_token_id, *tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)["input_ids"]]
+    """A prompt's ids after the start context that documents had in training.
+
+    Args:
+        prompt: A `Prompt` of a task is encoded as the task's rows were; any other text is plain text, whatever it looks like.
+        tokenizer: The model's.
+    """
+    ids = [tokenizer.bos_token_id]
+    asked = prompt if isinstance(prompt, Prompt) else Prompt([prompt])
+    for pieces in cut_parts(asked.parts, tokenizer.get_added_vocab() if asked.written else {}, asked.written):
+        for piece in pieces:
+            plain = isinstance(piece, str)
+            ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"] if plain else [piece]
+    return ids
 
 
 def check_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, positions: int) -> None:

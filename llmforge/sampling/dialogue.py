@@ -1,7 +1,4 @@
-"""A model at the terminal: each line that is typed is added to the text so far, and the model goes on from there.
-
-The model was trained to go on with a text, so the history is the text itself, not a list of roles.
-"""
+"""A model at the terminal: what is typed, commands, and the model's answers as they are made."""
 
 from __future__ import annotations
 
@@ -17,13 +14,15 @@ from llmforge.configs.generation import GenerationArguments
 from llmforge.errors import ConfigError, LlmforgeError
 from llmforge.pretrained.loading import Pretrained
 from llmforge.runtime.logs import printable
-from llmforge.sampling.completions import continue_ids, encode_prompt
+from llmforge.sampling.completions import continue_ids
+from llmforge.sampling.turns import turns_of
 from llmforge.storage import write_text
+from llmforge.tasks.task import Task
 
 #: What a setting is called at the prompt, and what it is made of.
 _SETTINGS = {"temperature": float, "top_p": float, "top_k": int, "max_new_tokens": int}
-HELP = """Type a text and press Enter: the model goes on from it, and from all that was said before.
-A line that ends in \\ goes on in the next one; between two lines of \"\"\" everything is one text. Ctrl-C stops an answer.
+HELP = """A line that ends in \\ goes on in the next one; between two lines of \"\"\" everything is one text.
+Ctrl-C stops an answer.
   /temperature 0.7   also /top_p, /top_k, /max_new_tokens; alone, says what it is
   /reset             forget what was said
   /save FILE         write what was said
@@ -38,19 +37,31 @@ class Dialogue:
         args: Sampling settings; ``/temperature`` and the like change them.
         seed: Of the first answer; each answer has the next one.
         write: Takes what is shown.
+        task: What the model was trained for, bound to its tokenizer; None goes on with plain text.
 
     Attributes:
-        text: All that was said.
+        turns: All that was said.
     """
 
-    def __init__(self, found: Pretrained, args: GenerationArguments, seed: int, write: Callable[[str], None]):
+    def __init__(
+        self, found: Pretrained, args: GenerationArguments, seed: int, write: Callable[[str], None], task: Task | None = None
+    ):
         self.found, self.args, self.seed, self.write = found, args, seed, write
-        self.text = ""
+        self.turns = turns_of(task)
 
-    def answer(self, line: str) -> None:
-        """Go on from what was said and `line`."""
-        self.text += ("\n" if self.text else "") + line
-        ids = self._ids()
+    def take(self, typed: str) -> None:
+        """Take what was typed, and answer when it is the model's turn.
+
+        Raises:
+            ConfigError: It cannot be asked; what was said before stays.
+        """
+        if not self.turns.take(typed):
+            return
+        context = self.found.context
+        room = max(context - 1 - min(self.args.max_new_tokens, context // 2), 1)
+        ids, note = self.turns.ids(self.found.tokenizer, room)
+        if note:
+            self.write(f"[{note}]\n")
         pieces: list[str] = []
 
         def show(piece: str) -> None:
@@ -62,17 +73,8 @@ class Dialogue:
         except KeyboardInterrupt:
             self.write(" [stopped]")
         self.seed += 1
-        self.text += "".join(pieces)
+        self.turns.answered("".join(pieces))
         self.write("\n")
-
-    def _ids(self) -> list[int]:
-        """The text so far as ids; its end, where it leaves too little room for an answer."""
-        start, *ids = encode_prompt(self.text, self.found.tokenizer)
-        context = self.found.context
-        room = max(context - 1 - min(self.args.max_new_tokens, context // 2), 1)
-        if len(ids) > room:
-            self.write(f"[only the last {room} of {len(ids)} tokens fit in the context]\n")
-        return [start, *ids[-room:]]
 
     def command(self, line: str) -> bool:
         """Do what a line with a slash says; whether the dialogue goes on."""
@@ -81,12 +83,13 @@ class Dialogue:
         if name in ("quit", "exit"):
             return False
         if name == "help":
-            self.write(HELP + "\n")
+            self.write(f"{self.turns.about}\n{HELP}\n")
         elif name == "reset":
-            self.text = ""
+            self.turns.reset()
             self.write("[forgotten]\n")
         elif name == "save" and value:
-            self.write(f"[written to {write_text(Path(value).expanduser(), self.text + chr(10))}]\n")
+            path = Path(value).expanduser()
+            self.write(f"[written to {write_text(path, self.turns.transcript(path))}]\n")
         elif name in _SETTINGS:
             self._set(name, value)
         else:
@@ -104,11 +107,11 @@ class Dialogue:
         self.write(f"[{name} {getattr(self.args, name)}]\n")
 
 
-def typed(read: Callable[[str], str]) -> Iterator[str]:
+def typed(read: Callable[[str], str], label: Callable[[], str] = lambda: "> ") -> Iterator[str]:
     """What is typed, a text at a time: lines that end in a backslash go on, and so does all between two of \"\"\"."""
     while True:
         try:
-            line = read("> ")
+            line = read(label())
             if line.strip() == '"""':
                 lines = []
                 while (line := read("… ")).strip() != '"""':
@@ -135,7 +138,13 @@ def _own_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def converse(found: Pretrained, args: GenerationArguments, seed: int = 0, read: Callable[[str], str] = input) -> Dialogue:
+def converse(
+    found: Pretrained,
+    args: GenerationArguments,
+    seed: int = 0,
+    task: Task | None = None,
+    read: Callable[[str], str] = input,
+) -> Dialogue:
     """Talk until ``/quit``, the end of the input, or Ctrl-C where nothing is being answered."""
 
     def write(text: str) -> None:
@@ -145,16 +154,17 @@ def converse(found: Pretrained, args: GenerationArguments, seed: int = 0, read: 
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  arrow keys and history for `input`
 
-    dialogue = Dialogue(found, args, seed, write)
-    write(f"{found.path}, context {found.context}. /help says what can be typed.\n")
+    dialogue = Dialogue(found, args, seed, write, task)
+    known = f", task {task.name}" if task is not None else ""
+    write(f"{found.path}{known}, context {found.context}. /help says what can be typed.\n")
     with _own_interrupts(), contextlib.suppress(KeyboardInterrupt):
-        for line in typed(read):
+        for line in typed(read, lambda: dialogue.turns.label):
             try:
                 if line.startswith("/"):
                     if not dialogue.command(line):
                         break
-                elif line.strip() or dialogue.text:
-                    dialogue.answer(line)
+                else:
+                    dialogue.take(line)
             except LlmforgeError as error:
                 write(f"{error}\n")
     return dialogue

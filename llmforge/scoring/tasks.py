@@ -37,12 +37,13 @@ def score_rows(config: FinetuneConfig, data: PreparedDataset) -> dict[str, float
     place = chosen or folder / FINAL
     if config.training.device.type == "cpu":  # the first look at it starts the process group
         use_all_cores()
+    model = load_pretrained_model(str(place)).model
     trainer = ForgeTrainer(
-        load_pretrained_model(str(place)).model,
+        model,
         config.training,
         eval_dataset=rows,
         processing_class=data.tokenizer,
-        data_collator=PackedCollator(),
+        data_collator=PackedCollator.of(model, data.tokenizer),
     )
     found = metrics_of(trainer.predict(rows).metrics, "test_")
     if rank() == 0:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -134,16 +133,9 @@ def refuse_other_tokenizer(model: PreTrainedTokenizerBase, data: PreparedDataset
     Raises:
         DataError: An entry or a merge is another one.
     """
-    own, given = (_parts(tokenizer) for tokenizer in (model, data.tokenizer))
-    if own["merges"] == given["merges"] and given["vocab"].items() <= own["vocab"].items():
+    if data.is_for(model):
         return
     raise DataError(
         f"--dataset_dir {data.path} was tokenized with another tokenizer than that of {flag}: the ids mean other tokens.",
         "Give the text itself by --corpus, or prepare it with --tokenizer MODEL.",
     )
-
-
-def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    return {"vocab": tokenizer.get_vocab(), "merges": merges}

@@ -11,10 +11,10 @@ rows of 12, prompts in small letters and completions in capitals::
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +30,13 @@ from llmforge.errors import DataError
 from llmforge.runtime.logs import logger
 from llmforge.runtime.versions import installed_versions
 from llmforge.storage import cache_root, json_text, new_folder
+from llmforge.tasks.prompts import cut_parts
 from llmforge.tasks.rows import Row
 from llmforge.tasks.task import Piece, Task
 from llmforge.tokenization import FILES, TextTokenizer, load
 
 #: Raised whenever the same rows and settings would give other packed ones.
-_VERSION = 1
+_VERSION = 2
 #: Rows that are encoded together.
 _TOGETHER = 1000
 #: Tokens of the shortest row that is chosen; several examples share it anyway.
@@ -102,25 +103,17 @@ class Encoder:
         return Example(whole[:most], learnt[: most + 1], int(whole[most]), len(whole) - most)
 
     def _encode(self, texts: list[str]) -> Iterator[np.ndarray]:
-        """The ids of each text; of a chat, special tokens that its template writes are what they are, and not their text."""
-        special = self._special()
-        if not special:
-            yield from self.tokenizer.encode(texts)
-            return
-        splitter = re.compile(f"({'|'.join(re.escape(text) for text in sorted(special, key=len, reverse=True))})")
-        split = [splitter.split(text) for text in texts]
-        plain = self.tokenizer.encode(part for parts in split for part in parts if part not in special)
-        for parts in split:
-            found = [np.array([special[part]], self.tokenizer.dtype) if part in special else next(plain) for part in parts]
-            yield np.concatenate(found)
+        """The ids of each text; special tokens that a chat's template writes are what they are, and not their text."""
+        cut = cut_parts(texts, self._added, self.task.written)
+        plain = self.tokenizer.encode(piece for pieces in cut for piece in pieces if isinstance(piece, str))
+        for pieces in cut:
+            found = [next(plain) if isinstance(piece, str) else np.array([piece], self.tokenizer.dtype) for piece in pieces]
+            yield np.concatenate([np.zeros(0, self.tokenizer.dtype), *found])
 
-    def _special(self) -> dict[str, int]:
-        template = self.task.chat_template
-        if self.task.kind != "chat" or template is None:
-            return {}
+    @cached_property
+    def _added(self) -> dict[str, int]:
         added = json.loads(self.tokenizer.backend.to_str())["added_tokens"]
-        named = {text for role, text in self.task.special.items() if role in template}
-        return {item["content"]: item["id"] for item in added if item["content"] in template or item["content"] in named}
+        return {item["content"]: item["id"] for item in added}
 
 
 def fitting_size(splits: Mapping[str, Sequence[Row]], task: Task, tokenizer: Path, positions: int) -> int:

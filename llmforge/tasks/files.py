@@ -6,18 +6,21 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmforge.configs.generation import GenerationArguments
 from llmforge.errors import ConfigError
 from llmforge.tasks.fields import MESSAGES, TaskField, key_of, nearest
-from llmforge.tasks.task import TASK_FILE, Task
+from llmforge.tasks.task import SPECIAL, TASK_FILE, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: Settings of `GenerationArguments` that a task may give defaults for.
 GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
 _KEYS = {
     "fields": ("name", "kind", "fields", "prompt", "completion", "stop", "generation", "truncate"),
-    "chat": ("name", "kind", "chat_template", "stop", "generation", "truncate"),
+    "chat": ("name", "kind", "chat_template", "special", "stop", "generation", "truncate"),
 }
 _FIELD_KEYS = ("required", "list", "aliases")
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -107,6 +110,14 @@ def task_for(row: Mapping[str, Any]) -> Task | None:
     return None
 
 
+def published_template(task: Task | None, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The chat template for other programs: that of a chat's task, with the start of text, or else the tokenizer's own."""
+    own = getattr(tokenizer, "chat_template", None)
+    if task is None or task.chat_template is None:
+        return own if isinstance(own, str) else None
+    return task.chat_template if "bos_token" in task.chat_template else "{{ bos_token }}" + task.chat_template
+
+
 def parse_fields(given: list[str], task: Task) -> dict[str, Any]:
     """The row that ``--field name=value`` describes; a field given several times is a list.
 
@@ -172,6 +183,7 @@ def read_task(path: Path) -> Task:
             stop=_stop(values.get("stop"), path),
             generation=_generation(values.get("generation"), path),
             truncate=truncate,
+            special=_special(values.get("special"), path),
         )
     except ConfigError as error:
         told = error.problem if error.problem.startswith(str(path)) else f"{path}: {error.problem}"
@@ -215,6 +227,14 @@ def _fields(given: Any, path: Path) -> tuple[TaskField, ...]:
                 raise ConfigError(f"{where} and {taken[word]!r} are both called {word!r}.", "Give each its own names.")
         fields.append(TaskField(name, settings.get("required", False), settings.get("list", False), tuple(aliases)))
     return tuple(fields)
+
+
+def _special(given: Any, path: Path) -> dict[str, str]:
+    if given is None:
+        return dict(SPECIAL)
+    if not isinstance(given, dict) or set(given) != set(SPECIAL) or not all(isinstance(text, str) for text in given.values()):
+        raise ConfigError(f"{path}: special is {given!r}.", f"Give the text of {' and '.join(SPECIAL)}, or leave it out.")
+    return given
 
 
 def _stop(given: Any, path: Path) -> tuple[str, ...]:

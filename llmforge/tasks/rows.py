@@ -16,6 +16,7 @@ from llmforge.configs.data import DataArguments
 from llmforge.data.dedup import signatures, text_hash
 from llmforge.data.splits import Assignment, assign, split_position
 from llmforge.errors import DataError
+from llmforge.tasks.fields import messages
 from llmforge.tasks.task import Task
 
 #: Texts whose signatures are made together.
@@ -112,7 +113,7 @@ def _csv_rows(text: str, path: Path, broken: Callable[[str, str], None]) -> Iter
 def bare_text(task: Task, values: Mapping[str, Any], where: str) -> str:
     """What a row says, without what its templates say in every row: rows are near-duplicates by this."""
     if task.kind == "chat":
-        return "\n".join(message["content"] for message in task.said(values, where))
+        return "\n".join(message["content"] for message in messages(values, where))
     return "\n".join(str(value) for value in task.values(values, where).values() if value)
 
 

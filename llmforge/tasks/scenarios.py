@@ -13,6 +13,7 @@
 
 A block ends at a line of dashes (or ``===``, or a heading ``# …``). Where a text has none, it ends at a blank line before the
 task's first field or before one that the block has already. A value goes on over lines that begin with no field's name.
+A chat ends at such a line only where somebody begins to speak after it, and code between ``````` is what is said, whatever it is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ from llmforge.tasks.task import Task
 _SEPARATOR = re.compile(r"\s*(?:([-=*_~])\s*(?:\1\s*){2,}|#{1,6}(?:\s.*)?)$")
 #: A name of up to five words, in bold perhaps, and its value.
 _KEY = re.compile(r"(?:\*\*)?([^\W\d_][\w/()&'.-]*(?:[ \t][\w/()&'.-]+){0,4})(?:\*\*)?[ \t]*:(?:\*\*)?(?:[ \t]+(.*))?$")
+#: What people's files end a line with; a form feed or U+2028 is part of it.
+_LINE_END = re.compile(r"\r\n|\n|\r")
+#: Begins and ends a piece of code in a chat.
+_FENCE = re.compile(r"\s*```")
 _BULLET = re.compile(r"(?:[-*•]|\d+[.)])\s+(.*)$")
 #: From this likeness on an unknown name is a misspelt field.
 _MISSPELT = 0.8
@@ -75,7 +80,7 @@ def parse_scenarios(text: str, task: Task) -> Iterator[Scenario]:
         text: Of a file.
         task: Whose fields are looked for; of a chat, the turns of the speakers are.
     """
-    lines = text.splitlines()
+    lines = _LINE_END.split(text)
     names = dict.fromkeys(_ROLES) if task.kind == "chat" else dict.fromkeys(task.keys)
     foreign = _foreign_names(lines, names) if task.kind != "chat" else set()
     for block in _blocks(lines, names, foreign, task):
@@ -101,12 +106,38 @@ def _foreign_names(lines: Sequence[str], names: dict[str, None]) -> set[str]:
     return {name for name, count in counted.items() if count > 1 and count >= often / 2}
 
 
+def _ends(lines: Sequence[str], names: dict[str, None], chat: bool) -> list[bool]:
+    """Of each line, whether a block ends there."""
+    found = [bool(_SEPARATOR.match(line)) for line in lines]
+    if not chat:
+        return found
+    code = _code(lines)
+    speaks = True  # where the text ends, a chat does
+    for place in reversed(range(len(lines))):
+        found[place] = found[place] and not code[place] and speaks
+        if lines[place].strip() and not found[place]:
+            known = _name(lines[place])
+            speaks = not code[place] and known is not None and known[0] in names
+    return found
+
+
+def _code(lines: Sequence[str]) -> list[bool]:
+    """Of each line, whether it lies between two fences; a fence that none follows is none."""
+    fences = [place for place, line in enumerate(lines) if _FENCE.match(line)]
+    inside = [False] * len(lines)
+    for start, end in zip(fences[::2], fences[1::2], strict=False):
+        inside[start : end + 1] = [True] * (end + 1 - start)
+    return inside
+
+
 def _blocks(lines: Sequence[str], names: dict[str, None], foreign: set[str], task: Task) -> Iterator[_Block]:
-    separated = task.kind == "chat" or any(_SEPARATOR.match(line) for line in lines)
+    chat = task.kind == "chat"
+    ends, code = _ends(lines, names, chat), _code(lines) if chat else [False] * len(lines)
+    separated = chat or any(ends)
     first = next(iter(task.fields)).name if task.fields else ""
     block, blank = _Block(), False
     for number, line in enumerate(lines, start=1):
-        if _SEPARATOR.match(line):
+        if ends[number - 1]:
             if block.parts:
                 yield block
             block = _Block()
@@ -116,7 +147,7 @@ def _blocks(lines: Sequence[str], names: dict[str, None], foreign: set[str], tas
             if block.parts:
                 block.parts[-1][2].append("")
             continue
-        known = _name(line)
+        known = _name(line) if not code[number - 1] else None
         if known and not (known[0] in names or _common(known[0]) in foreign or (task.fields and _meant(known[0], names))):
             known = None
         if known and not separated and block.parts and blank:
@@ -162,24 +193,36 @@ def _scenario(block: _Block, task: Task) -> Scenario:
 
 
 def _value(lines: list[str], item: TaskField) -> str | list[str]:
-    """The text of a value, or its items: bullets or lines, else what semicolons or commas part."""
+    """The text of a value, or its items: bullets or lines, else what semicolons or commas part, over several lines too."""
     kept = [line.strip() for line in lines]
     while kept and not kept[-1]:
         kept.pop()
     if not item.is_list:
         return "\n".join(kept).strip("\n")
-    bulleted = any(_BULLET.match(line) for line in kept)
     items: list[str] = []
-    if len(kept) <= 1 and not bulleted:
-        only = kept[0] if kept else ""
-        items = only.split(";") if ";" in only else only.split(",")
-    for line in kept if len(kept) > 1 or bulleted else ():
-        match = _BULLET.match(line)
-        if match or not bulleted or not items:
-            items.append(match[1] if match else line)
-        elif line:
-            items[-1] += f" {line}"
+    if any(_BULLET.match(line) for line in kept):
+        for line in kept:
+            match = _BULLET.match(line)
+            if match or not items:
+                items.append(match[1] if match else line)
+            elif line:
+                items[-1] += f" {line}"
+    else:
+        joined = _joined(kept)
+        for line, wrapped in joined:
+            items += line.split(";" if ";" in line else ",") if wrapped or len(joined) == 1 else [line]
     return [text.strip() for text in items if text.strip().casefold() not in _NOTHING]
+
+
+def _joined(lines: list[str]) -> list[tuple[str, bool]]:
+    """The lines of a list without bullets, each with those that it goes on in after a comma, and whether it does."""
+    made: list[tuple[str, bool]] = []
+    for line in filter(None, lines):
+        if made and made[-1][0].endswith((",", ";")):
+            made[-1] = (f"{made[-1][0]} {line}", True)
+        else:
+            made.append((line, False))
+    return made
 
 
 def _chat(block: _Block) -> Scenario:

@@ -13,6 +13,7 @@ from llmforge.data.documents import Account
 from llmforge.errors import ConfigError, DataError
 from llmforge.runtime.logs import logger
 from llmforge.tasks.files import find_task, load_task, task_for
+from llmforge.tasks.prompts import Prompt
 from llmforge.tasks.rows import Row, read_rows, split_rows
 from llmforge.tasks.task import Task
 
@@ -35,7 +36,7 @@ class TaskRows:
         """Whether there will be rows to evaluate on."""
         return "validation" in self.splits if self.whole else data.ratios()[1] > 0
 
-    def prompts(self, most: int) -> list[str]:
+    def prompts(self, most: int) -> list[Prompt]:
         """The prompts of the first rows that are held out, or of the first ones."""
         rows = self.splits.get("validation") or self.splits["train"]
         return list(dict.fromkeys(self.task.render_prompt(_asked(row), row.where) for row in rows[:most]))

@@ -1,7 +1,6 @@
 """What a model is asked and what it should answer: a task, described once in a YAML file.
 
-``convert``, ``finetune``, ``evaluate`` and ``generate`` all read it, and it is saved beside the model as
-``task.yaml``, so that a question is put at the end exactly as it was in training::
+All verbs read it, and it is saved beside the model as ``task.yaml``, so that a question is put as it was in training::
 
     name: diagnostics
     fields:
@@ -22,6 +21,7 @@ Three tasks are built in: ``completion`` (prompt, completion), ``qa`` (question,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,32 +29,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import yaml
-
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.tokenizer import END_OF_TEXT
 from llmforge.data.formats.templates import CHAT_TEMPLATE, RecordRefused, Template, compile_template, names_in
-from llmforge.errors import DataError
+from llmforge.errors import ConfigError, DataError
 from llmforge.storage import write_text
 from llmforge.tasks.fields import TaskField, TaskList, key_of, messages, values_of
+from llmforge.tasks.prompts import Prompt
+from llmforge.tasks.yaml_text import yaml_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: What a task is called in a folder, beside a model or beside the rows that it is for.
 TASK_FILE = "task.yaml"
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes texts of several lines as such."""
-
-
-def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text.strip("\n") else '"' if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent)
+#: Special tokens of a tokenizer of ours, by role.
+SPECIAL = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
 
 
 class Piece(NamedTuple):
@@ -93,7 +83,7 @@ class Task:
     stop: tuple[str, ...] = ()
     generation: Mapping[str, Any] = field(default_factory=dict)
     truncate: Literal["left", "right"] = "left"
-    special: Mapping[str, str] = field(default_factory=lambda: {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT})
+    special: Mapping[str, str] = field(default_factory=SPECIAL.copy)
 
     def __post_init__(self) -> None:
         assert self._templates  # compiled here, so that a bad one is refused before any row is read
@@ -112,7 +102,18 @@ class Task:
         """Field by each word that it is known by, as `key_of` spells it."""
         return {key_of(word): item for item in self.fields for word in (item.name, *item.aliases)}
 
-    def render(self, row: Mapping[str, Any], where: str = "the row") -> tuple[str, str]:
+    @cached_property
+    def written(self) -> str:
+        """Text in which the special tokens stand that the chat template writes, itself or by name; of fields there is none."""
+        if self.kind != "chat" or self.chat_template is None:
+            return ""
+        texts = [self.chat_template, *(text for role, text in self.special.items() if role in self.chat_template)]
+        for roles in (("user", "assistant"), ("system", "user", "assistant")):  # some are put together from a role's name
+            with contextlib.suppress(DataError, ConfigError):
+                texts.append(self.chat_text([{"role": role, "content": "x"} for role in roles], "a probe", asks=True))
+        return "\n".join(texts)
+
+    def render(self, row: Mapping[str, Any], where: str = "the row") -> tuple[Prompt, str]:
         """What the model is given and what it should write.
 
         Args:
@@ -126,7 +127,7 @@ class Task:
             DataError: A required field is missing or empty, or the row is not of this task.
         """
         pieces = self.pieces(row, where)
-        return "".join(piece.text for piece in pieces[:-1]), pieces[-1].text
+        return Prompt((piece.text for piece in pieces[:-1]), self.written), pieces[-1].text
 
     def pieces(self, row: Mapping[str, Any], where: str = "the row") -> list[Piece]:
         """The row's text in parts, of which the last is to be learnt; of a chat all that the assistant says is.
@@ -142,15 +143,24 @@ class Task:
             raise DataError(f"{where}: the completion is empty.", "Give its fields a value, or leave the row out.")
         return [Piece(prompt, False), Piece(completion, True)]
 
-    def render_prompt(self, row: Mapping[str, Any], where: str = "the prompt") -> str:
+    def render_prompt(self, row: Mapping[str, Any], where: str = "the prompt") -> Prompt:
         """What the model is given, of a row that need not have the fields of the completion.
+
+        In tokens it is what training gave the model before an answer (`llmforge.sampling.completions.encode_prompt`), where the
+        task is the one `for_tokenizer` made for the model's tokenizer.
 
         Raises:
             DataError: A required field that the prompt names is missing, or the row is not of this task.
         """
         if self.kind == "chat":
-            return self._chat(messages(row, where), where, asks=True)
-        return self._text(self._templates[0], self.values(row, where, self.prompt_fields), where)
+            return Prompt(self._asked_parts(messages(row, where), where), self.written)
+        return Prompt([self._text(self._templates[0], self.values(row, where, self.prompt_fields), where)])
+
+    def ask(self, text: str) -> Prompt:
+        """What the model is given where a user types `text`: of a chat it is what the user says, else the prompt as it stands."""
+        if self.kind == "chat":
+            return self.render_prompt({"messages": [{"role": "user", "content": text}]})
+        return Prompt([text])
 
     @cached_property
     def prompt_fields(self) -> tuple[str, ...]:
@@ -182,60 +192,81 @@ class Task:
                 f"{where}: {template.called} {error.line}: {error.detail}.", "Mend the row or the template."
             ) from None
 
-    def _chat(self, said: list[dict[str, Any]], where: str, asks: bool) -> str:
+    def chat_text(self, said: list[dict[str, Any]], where: str = "the chat", asks: bool = False) -> str:
+        """The text of messages, without the start of text; with `asks`, up to where the assistant is to speak.
+
+        Raises:
+            DataError: The template refuses them.
+        """
         text = self._text(self._templates[0], {"messages": said, "add_generation_prompt": asks, **self.special}, where)
         return text.removeprefix(self.special.get("bos_token", ""))  # every document begins with it anyway
 
     def _chat_pieces(self, row: Mapping[str, Any], where: str) -> list[Piece]:
         said = messages(row, where)
-        answers = [place for place, message in enumerate(said) if message["role"] == "assistant" and message["content"].strip()]
+        answers = _answers(said)
         if not answers:
             raise DataError(
                 f"{where}: the assistant says nothing.", "Give a message of the role assistant, or leave the row out."
             )
-        whole = self._chat(said[: answers[-1] + 1], where, asks=False)
-        pieces: list[Piece] = []
-        done = ""
-        for place in answers:
-            before, after = self._chat(said[:place], where, asks=True), self._chat(said[: place + 1], where, asks=False)
-            if not (before.startswith(done) and after.startswith(before) and whole.startswith(after)):
-                # The template writes earlier messages otherwise than the last one: only that one can be told apart.
-                last = self._chat(said[: answers[-1]], where, asks=True)
-                if not whole.startswith(last):
-                    remedy = "Write it so that a chat begins with the text of its beginning."
-                    raise DataError(f"{where}: {self._templates[0].called} does not keep prompt and answer apart.", remedy)
-                return [Piece(last, False), Piece(whole[len(last) :], True)]
-            pieces += [Piece(before[len(done) :], False), Piece(after[len(before) :], True)]
+        last = answers[-1]
+        parts = self._asked_parts(said[:last], where)
+        asked, whole = "".join(parts), self.chat_text(said[: last + 1], where, asks=False)
+        if not whole.startswith(asked):
+            remedy = "Write it so that a chat begins with the text of its beginning."
+            raise DataError(f"{where}: {self._templates[0].called} does not keep prompt and answer apart.", remedy)
+        # Every second part is an answer.
+        return [*(Piece(part, place % 2 == 1) for place, part in enumerate(parts)), Piece(whole[len(asked) :], True)]
+
+    def _asked_parts(self, said: list[dict[str, Any]], where: str) -> list[str]:
+        """A chat up to where the assistant is to speak, its earlier answers apart; one part where they cannot be told apart.
+
+        A template may write earlier messages otherwise than the last one.
+        """
+        asked, done = self.chat_text(said, where, asks=True), ""
+        parts: list[str] = []
+        for place in _answers(said):
+            before, after = self.chat_text(said[:place], where, asks=True), self.chat_text(said[: place + 1], where, asks=False)
+            if not (before.startswith(done) and after.startswith(before)):
+                return [asked]
+            parts += [before[len(done) :], after[len(before) :]]
             done = after
-        return pieces
+        return [*parts, asked[len(done) :]] if asked.startswith(done) else [asked]
 
     def for_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> Task:
-        """The same with the tokenizer's chat template, where the task has none, and its special tokens."""
+        """The same with the tokenizer's chat template (or ours), where the task has none, and its special tokens."""
         if self.kind != "chat":
             return self
         special = {role: str(getattr(tokenizer, role) or "") for role in ("bos_token", "eos_token")}
         own = getattr(tokenizer, "chat_template", None)
-        template = self.chat_template if self.chat_template is not None else own if isinstance(own, str) else None
+        template = self.chat_template
+        if template is None:
+            # What begins every document anyway is none of it, and stays text where a user types it.
+            template = own.removeprefix("{{ bos_token }}") if isinstance(own, str) else CHAT_TEMPLATE
         return dataclasses.replace(self, chat_template=template, special=special)
-
-    def said(self, row: Mapping[str, Any], where: str = "the row") -> list[dict[str, Any]]:
-        """The messages of a chat's row, each with role and content.
-
-        Raises:
-            DataError: It has none.
-        """
-        return messages(row, where)
 
     def generation_arguments(self, args: GenerationArguments, given: Iterable[str] = ()) -> GenerationArguments:
         """`args` with the task's defaults in place of those that the user did not give."""
-        kept, own = set(given), {"stop_strings": list(self.stop), **self.generation}
+        kept, own = set(given), {"stop_strings": list(self.stops), **self.generation}
         return dataclasses.replace(args, **{name: value for name, value in own.items() if name not in kept})
+
+    @cached_property
+    def stops(self) -> tuple[str, ...]:
+        """`stop`, and what the chat template writes behind an answer where that is not the end of text."""
+        if self.kind != "chat":
+            return self.stop
+        with contextlib.suppress(DataError, ConfigError):
+            told = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ANSWER"}]
+            behind = self._chat_pieces({"messages": told}, "a probe")[-1].text.partition("ANSWER")[2].strip()
+            if behind and not behind.startswith(self.special["eos_token"] or behind):
+                return tuple(dict.fromkeys((*self.stop, behind)))
+        return self.stop
 
     def to_yaml(self) -> str:
         """The text of the task file."""
         values: dict[str, Any] = {"name": self.name}
         if self.kind == "chat":
             values |= {"kind": "chat"} | ({} if self.chat_template is None else {"chat_template": self.chat_template})
+            values |= {} if self.special == SPECIAL else {"special": dict(self.special)}
         else:
             names = {"required": "required", "is_list": "list", "aliases": "aliases"}
             values["fields"] = {
@@ -252,7 +283,7 @@ class Task:
         if self.generation:
             values["generation"] = dict(self.generation)
         whole = values | {"truncate": self.truncate}
-        return yaml.dump(whole, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+        return yaml_text(whole)
 
     def save(self, folder: Path) -> Path:
         """Write ``task.yaml`` into `folder`.
@@ -261,3 +292,8 @@ class Task:
             StorageError: It cannot be written.
         """
         return write_text(folder / TASK_FILE, self.to_yaml())
+
+
+def _answers(said: list[dict[str, Any]]) -> list[int]:
+    """The places where the assistant says something."""
+    return [place for place, message in enumerate(said) if message["role"] == "assistant" and message["content"].strip()]

@@ -15,7 +15,7 @@ def shape_of(config: RunConfig, vocabulary: int) -> Any:
     """The Hugging Face config of the model that `config` trains, for a tokenizer of so many entries."""
     if isinstance(config, FinetuneConfig):
         shape = copy.deepcopy(config.base)
-        if vocabulary > shape.vocab_size:
+        if vocabulary > shape.vocab_size and not config.lora.lora:  # adapters leave the embeddings as they are
             shape.vocab_size = embedding_rows(vocabulary)
         if config.finetune.dropout is not None:
             for name in DROPOUTS[shape.model_type]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +20,13 @@ from llmforge.configs.tokenizer import PAD
 from llmforge.errors import ConfigError
 from llmforge.losses import install_losses
 from llmforge.models import embedding_rows, suppress_spare
-from llmforge.pretrained.adapters import record_base, save_adapter
+from llmforge.pretrained.adapters import BASE_RECORD, base_record, save_adapter
+from llmforge.pretrained.beside import Beside, beside_of
+from llmforge.pretrained.folder import load_tokenizer
 from llmforge.pretrained.loading import Pretrained, load_pretrained_model
 from llmforge.runtime.logs import logger
-from llmforge.tasks.task import Task
+from llmforge.tasks.files import published_template
+from llmforge.tasks.task import TASK_FILE, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -70,7 +74,11 @@ def load_start(config: FinetuneConfig) -> Start:
 
 
 def grow_tokenizer(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str] = ()) -> None:
-    """Give a tokenizer padding of its own, where it has none, and `tokens`, which are matched whole in texts and prompts."""
+    """Give a tokenizer padding of its own, where it has none, and `tokens`, which are matched whole in texts and prompts.
+
+    Documents begin with the end of text in training, so that is the start of text from here on, also where a published
+    tokenizer has another one: prompts begin with it.
+    """
     from tokenizers import AddedToken
 
     there = tokenizer.get_vocab()
@@ -78,6 +86,7 @@ def grow_tokenizer(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str] = (
     for token in tokens:
         if token in there:
             logger.info("--add_tokens %s: the tokenizer has it already", token)
+    tokenizer.bos_token = tokenizer.eos_token
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.add_special_tokens({"pad_token": PAD})
 
@@ -119,8 +128,10 @@ def set_dropout(model: PreTrainedModel, share: float) -> None:
             module.attention_dropout = share  # GPT-NeoX's attention keeps a number
 
 
-def tuned_model(start: Start, config: FinetuneConfig) -> PreTrainedModel:
-    """The model to be trained: with room for every token, our loss and attention, and adapters where they are asked for.
+def tuned_model(start: Start, config: FinetuneConfig) -> Any:
+    """The model to be trained, a `PreTrainedModel` or, with adapters, a `peft.PeftModel`, with our loss and attention.
+
+    All weights are trained with room for every token; adapters, on the base as it is.
 
     Args:
         start: Its model is changed in place.
@@ -129,14 +140,22 @@ def tuned_model(start: Start, config: FinetuneConfig) -> PreTrainedModel:
     Raises:
         ConfigError: The model has no layer that ``--lora_targets`` names.
     """
-    model = start.found.model
-    fit_embeddings(model, start.tokenizer, start.known)
+    model, own = start.found.model, None
+    if config.lora.lora:  # which leaves the base as it is: padding stands for nothing (`PackedCollator.of`)
+        own = load_own_tokenizer(start.found.path)
+        suppress_spare(model, own)
+    else:
+        fit_embeddings(model, start.tokenizer, start.known)
     if config.finetune.dropout is not None:
         set_dropout(model, config.finetune.dropout)
     install_attention(install_losses(model.train()))
-    if not config.lora.lora:
-        return model
-    return add_adapters(model, config, start.base)
+    files = {TASK_FILE: start.task.to_yaml()} if start.task is not None else {}
+    trained: Any = model
+    if config.lora.lora:
+        trained = add_adapters(model, config, start.base)
+        files[BASE_RECORD] = base_record(start.found.path)
+    Beside(files, own).attach(trained)
+    return trained
 
 
 def add_adapters(model: PreTrainedModel, config: FinetuneConfig, base: str) -> Any:
@@ -187,26 +206,26 @@ def write_final(trained: Any, start: Start, config: FinetuneConfig, folder: Path
     Raises:
         StorageError: The task or the record of the base cannot be written.
     """
-    tokenizer = start.tokenizer
+    beside = beside_of(trained)
     if config.lora.lora and not config.lora.merge:
         save_adapter(trained, folder)
-        record_base(folder, start.found.path)
-        if not config.finetune.add_tokens:  # then its base knows no padding either
-            tokenizer = load_own_tokenizer(start.found.path)
+        beside.write(folder)
     else:
         trained = trained.merge_and_unload() if config.lora.lora else trained
         trained.save_pretrained(folder)
+        if start.task is not None:
+            start.task.save(folder)
+    tokenizer = copy.deepcopy(beside.tokenizer or start.tokenizer)
+    tokenizer.chat_template = published_template(start.task, tokenizer)
     tokenizer.save_pretrained(folder)
-    if start.task is not None:
-        start.task.save(folder)
     return trained
 
 
 def load_own_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model's folder, as it lies there."""
-    from llmforge.pretrained.folder import load_tokenizer
-
-    return load_tokenizer(folder, "--from_pretrained")
+    """The tokenizer in a model's folder as it lies there, but for the start of text (`grow_tokenizer`)."""
+    tokenizer = load_tokenizer(folder, "--from_pretrained")
+    tokenizer.bos_token = tokenizer.eos_token
+    return tokenizer
 
 
 def model_card(start: Start, config: FinetuneConfig, parameters: int) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from llmforge import cli
 from llmforge.errors import CheckpointError
-from llmforge.pretrained.adapters import record_base
+from llmforge.pretrained.adapters import BASE_RECORD, base_record
 from llmforge.pretrained.loading import load_pretrained_model
 
 
@@ -193,7 +193,7 @@ def test_an_adapter_is_merged_into_the_base_that_it_names(adapter, folder):
 
 
 def test_an_adapter_of_another_base_is_refused(adapter, folder, tokenizer):
-    record_base(adapter, folder)
+    (adapter / BASE_RECORD).write_text(base_record(folder))
     assert load_pretrained_model(str(adapter)).base is not None
     other = folder.with_name("other")
     tiny_model("gpt2-10m", tokenizer, seed=1).save_pretrained(other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,8 @@ from llmforge.configs.model import ModelArguments
 from llmforge.errors import ConfigError
 from llmforge.models import build_model
 from llmforge.sampling.completions import complete, completions
+from llmforge.sampling.turns import ChatTurns
+from llmforge.tasks.files import BUILT_IN
 
 GREEDY = GenerationArguments(max_new_tokens=12, do_sample=False)
 SAMPLED = GenerationArguments(max_new_tokens=12, temperature=1.0, top_p=1.0)
@@ -286,3 +289,20 @@ def test_no_piece_shows_the_beginning_of_a_stop_string_or_half_a_character(token
 def test_an_empty_stop_string_is_refused():
     with pytest.raises(ConfigError, match="stop at once"):
         GenerationArguments(stop_strings=[""])
+
+
+def test_a_stop_that_is_a_special_token_ends_a_completion(model, tokenizer):
+    """No text shows it, and so no text can be searched for it."""
+    forced = force(model, {tokenizer.pad_token_id: 9.0})
+    forced.generation_config.suppress_tokens = None
+    [made] = completions(forced, tokenizer, ["func"], replace(GREEDY, stop_strings=[tokenizer.pad_token]))
+    assert (made.text, made.tokens, made.ended) == ("", 1, "stop string")
+
+
+def test_a_chat_keeps_answers_as_rows_have_them():
+    turns = ChatTurns(BUILT_IN["chat"])
+    assert not turns.take(" ")
+    assert turns.take("hi")
+    turns.answered(" ho \n")
+    assert turns.messages[1] == {"role": "assistant", "content": "ho"}
+    assert turns.transcript(Path("said.txt")) == "User: hi\n\nAssistant: ho\n"
