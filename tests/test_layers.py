@@ -36,8 +36,8 @@ ORDER: list[set[str]] = [
     {"storage"},
     *folder(
         "configs",
-        "source",
-        "data generation model tokenizer training checkpoint remote lora export",
+        "source units",
+        "data generation model tokenizer training checkpoint remote lora export plan",
         "evaluation",
         "run",
         "finetune tuning",
@@ -122,6 +122,10 @@ ORDER: list[set[str]] = [
     {"build"},
     {"evaluation_text", "figures"},
     {"shape", "finetuned"},
+    *folder(
+        "planning", "shapes", "optimizer_state activations", "memory", "speed requirements corpus advice", "outline", "table"
+    ),
+    {"speed_probe"},
     {"evaluation", "plan", "run", "results"},
     {"task_scores"},
     {"verify_text", "gguf_file", "gguf_server", "export_folder"},
