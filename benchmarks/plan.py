@@ -2,12 +2,12 @@
 
 The memory that `llmforge plan` predicts against what `llmforge pretrain` takes, each in a fresh process.
 
-On a CPU the peak resident memory of the whole command: four steps, each with an evaluation and a checkpoint. Predicted
+On a CPU the peak resident memory of the whole command: three steps, each with an evaluation and a checkpoint. Predicted
 is a baseline plus the plan's peak without its allowance for the process. The baseline is measured: the same command with
 a model of one layer of 16, less what the plan says of that one. `MALLOC_MMAP_THRESHOLD_=131072` makes glibc give back at once
 what is freed, so that resident is what is held; `--plain` also measures without it, where glibc keeps freed
-blocks it cannot use again. On a GPU `max_memory_allocated` against the plan's peak without its allowance, on emulated
-cards of `--cards` bytes too: the largest micro-batch by the plan is trained with that share of the memory. (The GPU's part is not tried.)
+blocks it cannot use again. On a GPU (not tried) `max_memory_allocated` against the plan's peak without its allowance, on
+emulated cards of `--cards` too: the largest micro-batch by the plan is trained with that share of the memory.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from common import parser, table, tell
 
 #: What one row trains, by name: flags, and the length of its rows.
 ROWS: dict[str, tuple[str, int]] = {
-    "gpt2-10m, 8 × 512": ("--preset gpt2-10m --per_device_train_batch_size 8", 512),
-    "gpt2-10m, 8 × 512, checkpointed": ("--preset gpt2-10m --per_device_train_batch_size 8 --activation_checkpointing", 512),
+    "gpt2-10m, 4 × 512": ("--preset gpt2-10m --per_device_train_batch_size 4", 512),
+    "gpt2-10m, 4 × 512, checkpointed": ("--preset gpt2-10m --per_device_train_batch_size 4 --activation_checkpointing", 512),
     "gpt2-50m, 4 × 256": ("--preset gpt2-50m --per_device_train_batch_size 4", 256),
     "gpt2-124m, 2 × 256": ("--preset gpt2-124m --per_device_train_batch_size 2", 256),
-    "neox-10m, 8 × 512": ("--preset neox-10m --per_device_train_batch_size 8", 512),
-    "neox-10m, 8 × 512, checkpointed": ("--preset neox-10m --per_device_train_batch_size 8 --activation_checkpointing", 512),
+    "neox-10m, 4 × 512": ("--preset neox-10m --per_device_train_batch_size 4", 512),
+    "neox-10m, 4 × 512, checkpointed": ("--preset neox-10m --per_device_train_batch_size 4 --activation_checkpointing", 512),
     "neox of 6 × 512, 4 × 256": (
         "--preset neox-160m --num_hidden_layers 6 --hidden_size 512 --num_attention_heads 8 --per_device_train_batch_size 4",
         256,
@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, int]] = {
     "neox-160m, 2 × 256": ("--preset neox-160m --per_device_train_batch_size 2", 256),
 }
 TINY = "--preset gpt2-10m --n_layer 1 --n_embd 16 --n_head 1 --per_device_train_batch_size 1"
-STEPS = "--max_steps 4 --eval_steps 1 --logging_steps 1 --report_to none --per_device_eval_batch_size 2 --max_eval_samples 4"
+STEPS = "--max_steps 3 --eval_steps 1 --logging_steps 1 --report_to none --per_device_eval_batch_size 2 --max_eval_samples 4"
 MMAP = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 #: The command, and on a GPU what it may take of it and what it took.
 CHILD = """

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llmforge.models import PRESETS, Preset
+from llmforge.models import PRESETS, Preset, get_preset
 from llmforge.runtime.commands import CommandParser, run_command
 from llmforge.runtime.logs import console, printable
 
@@ -140,7 +140,7 @@ def make_plans(config: PretrainConfig, asked: PlanArguments, named: bool) -> dic
         fixed = {"processes": asked.num_processes, "step_rows": step_rows, "corpus": corpus, "deadline": asked.seconds()}
         return make_plan(run, preset, vocabulary, device, precision, speed=speed, **fixed | more)
 
-    corpus = corpus_size(config.data, config.tokenizer.vocab_size or PRESETS[config.model.preset].vocab_size)
+    corpus = corpus_size(config.data, config.tokenizer.vocab_size or get_preset(config.model.preset).vocab_size)
     if corpus is not None:
         config.data.block_size = corpus.block_size
     told: dict[str, Any] = {"device": device, "precision": precision, "corpus": corpus, "presets": []}
@@ -150,7 +150,14 @@ def make_plans(config: PretrainConfig, asked: PlanArguments, named: bool) -> dic
         fits = {name: sizes[name] for name, plan in plans.items() if plan.largest_rows}
         smallest = min(sizes, key=lambda name: sizes[name])
         if not fits:
-            raise refuse_memory(smallest, plans[smallest].setup, device.memory, _memory_flag(asked, device), None)
+            raise refuse_memory(
+                smallest,
+                plans[smallest].setup,
+                step_rows // asked.num_processes,
+                device.memory,
+                _memory_flag(asked, device),
+                None,
+            )
         if corpus is not None:
             refuse_tiny_corpus(corpus.tokens, smallest, sizes[smallest], corpus.bytes_per_token)
         if corpus is None and asked.deadline is None:
@@ -162,10 +169,13 @@ def make_plans(config: PretrainConfig, asked: PlanArguments, named: bool) -> dic
     plan = of(preset, config.model, corpus, speed=speed, fit_rows=not named)
     ways = [(f"{asked.num_processes} processes, DDP" if asked.num_processes > 1 else "one process", plan)]
     if asked.num_processes > 1:
-        ways.append(("FSDP", of(preset, config.model, corpus, speed=speed, fit_rows=not named, sharded=True)))
+        name = "FSDP, AdamW" if plan.setup.optim == "muon" else "FSDP"  # a piece of a matrix is none for Muon
+        ways.append((name, of(preset, config.model, corpus, speed=speed, fit_rows=not named, sharded=True)))
     if not any(way.largest_rows for _, way in ways):
         nearest = _nearest(of, ModelArguments, corpus, sizes)
-        raise refuse_memory(preset, plan.setup, device.memory, _memory_flag(asked, device), nearest)
+        raise refuse_memory(
+            preset, plan.setup, step_rows // asked.num_processes, device.memory, _memory_flag(asked, device), nearest
+        )
     return told | {"plans": ways, "sizes": {name: size for name, size in sizes.items() if _family(name) == _family(preset)}}
 
 

@@ -68,45 +68,47 @@ def refuse_tiny_corpus(tokens: int, smallest: str, parameters: int, each: float)
         )
 
 
-def what_to_give_up(setup: Setup, memory: int) -> list[str]:
-    """What would make a model fit that does not, each by itself and then together; empty where nothing does."""
-    one = setup.with_rows(1, 1)
+def what_to_give_up(setup: Setup, step_rows: int, memory: int) -> str | None:
+    """The least that would make a model fit of which not even one row does; None where nothing does.
+
+    Args:
+        setup: Of the training.
+        step_rows: Rows that one process contributes to an optimizer step.
+        memory: Bytes of the device.
+    """
+    one = setup.with_rows(1, step_rows)
     spared = replace(one, batch=replace(one.batch, checkpointed=1))
-    ways = {
-        "--per_device_train_batch_size 1": one,
-        "--per_device_train_batch_size 1 --activation_checkpointing": spared,
-    }
-    length = setup.batch.length // 2
-    while length >= 128:
-        shorter = replace(spared, batch=replace(spared.batch, length=length))
-        ways[f"--per_device_train_batch_size 1 --activation_checkpointing --block_size {length}"] = shorter
-        length //= 2
+    ways = {"--activation_checkpointing": spared}
     if setup.batch.gpu:
-        ways["--optim adamw_8bit as well"] = replace(spared, optim="adamw_8bit")
-    return [flags for flags, way in ways.items() if estimate(way).peak <= memory]
+        ways["--activation_checkpointing --optim adamw_8bit"] = replace(spared, optim="adamw_8bit")
+    for length in (setup.batch.length // 2, setup.batch.length // 4):
+        shorter = replace(spared, batch=replace(spared.batch, length=max(length, 1)))
+        ways[f"--activation_checkpointing --block_size {length}"] = shorter
+    ways["--effective_batch_size 1, which learns less a step"] = setup.with_rows(1, 1)
+    return next((flags for flags, way in ways.items() if estimate(way).peak <= memory), None)
 
 
-def refuse_memory(name: str, setup: Setup, memory: int, device: str, nearest: str | None) -> ConfigError:
+def refuse_memory(name: str, setup: Setup, step_rows: int, memory: int, device: str, nearest: str | None) -> ConfigError:
     """The error for a model of which not even one row fits: what it takes, what fits instead, what to give up.
 
     Args:
         name: Of its preset.
         setup: Of the training.
+        step_rows: Rows that one process contributes to an optimizer step.
         memory: Bytes of the device.
         device: Its name, or the flag that named the memory.
         nearest: The largest preset that fits, if one does.
     """
-    need = estimate(setup.with_rows(1, 1)).peak
-    ways = what_to_give_up(setup, memory)[:1]
-    remedies = [f"{nearest} fits."] if nearest else ["No preset fits."]
-    if ways:
-        remedies.append(f"{name} does with {ways[0]}.")
-    elif nearest is None:
+    need, way = estimate(setup.with_rows(1, step_rows)).peak, what_to_give_up(setup, step_rows, memory)
+    remedies = [f"The largest preset that fits is {nearest}." if nearest else "No preset fits."]
+    if way:
+        remedies.append(f"{name} fits with {way}.")
+    elif nearest and 6 * setup.shape.parameters < memory:
+        remedies.append(f"{name} itself can be fine-tuned: llmforge finetune --lora.")
+    elif not nearest:
         remedies.append("Give more memory, or a --preset with fewer layers.")
-    else:
-        remedies.append(f"{name} itself could at most be fine-tuned: llmforge finetune --lora.")
     return ConfigError(
         f"{device} has {format_bytes(memory)}, and {name} takes {format_bytes(need)} with one row of {setup.batch.length:,} "
-        "tokens.",
+        "tokens at a time.",
         " ".join(remedies),
     )

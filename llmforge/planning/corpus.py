@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from llmforge.configs.data import DataArguments
 from llmforge.data.documents import Account
 from llmforge.data.prepared import load_prepared
-from llmforge.data.sources.corpus import check_corpus
+from llmforge.data.sources.corpus import check_corpus, nothing_found
 from llmforge.data.sources.known import KnownFiles
 from llmforge.data.sources.units import find_units
-from llmforge.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,14 @@ def corpus_size(data: DataArguments, vocabulary: int) -> CorpusSize | None:
     check_corpus(data)
     total = 0
     for source in data.sources():
-        known = KnownFiles(source)
-        total += sum(unit.size for unit in find_units(source, Account(), known))
+        known, account = KnownFiles(source), Account()
+        sizes = [unit.size for unit in find_units(source, account, known)]
         known.save()
+        if not sizes:
+            raise nothing_found(source, account)
+        total += sum(sizes)
     if total == 0:
-        if any(source.format in ("hf", "python") for source in data.sources()):
-            return None
-        raise DataError("The corpus has no text that is known by its suffix.", "Give --suffixes or --format.")
+        return None
     shares, each = data.ratios(), bytes_per_token(vocabulary)
     tokens = int(total * shares[0] / each)
     rows = -(-tokens // data.block_size)

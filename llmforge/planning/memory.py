@@ -124,8 +124,9 @@ def _loss(setup: Setup) -> tuple[int, int]:
     shape, batch = setup.shape, setup.batch
     hidden = 4 * shape.width * batch.tokens
     if not setup.lean:
-        # Logits, their logarithms and their gradients; the hidden states.
-        return (12 if not batch.half else 10) * shape.vocabulary * batch.tokens + hidden, 4 * shape.table
+        # Logits, their logarithms and the gradients of either, three at a time; the hidden states.
+        all_logits = 12 * shape.vocabulary * batch.tokens
+        return all_logits + hidden, all_logits
     after = hidden + 4 * shape.table  # the gradients, made at once
     copies = 4 * shape.table + hidden // 2 if batch.half else 0  # head and hidden states in half, the product for the head
     return after + hidden + copies + chunk_bytes(setup), after

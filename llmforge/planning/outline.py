@@ -168,7 +168,8 @@ def make_plan(
     training, settings = config.training, config.checkpoint
     setup = setup_for(config, vocabulary, device, precision, processes, sharded)
     share = step_rows // processes
-    fits = largest_rows(setup, share, device.memory)
+    room = device.memory // processes if device.kind == "cpu" else device.memory  # which all of a CPU's share
+    fits = largest_rows(setup, share, room)
     rows = fits if fit_rows and fits else min(training.per_device_train_batch_size, share)
     while share % rows:
         rows -= 1
@@ -181,7 +182,7 @@ def make_plan(
         each = step_tokens / speed.tokens_per_second
         evaluations = _evaluation_seconds(config, corpus, speed, 1) / (training.eval_steps or 500)
         fitting = int(max(deadline - _start_seconds(config, corpus, speed), 0) / (each + evaluations))
-        steps = fitting if steps is None or training.max_steps <= 0 else steps
+        steps = fitting if steps is None else steps
     duration = None
     an_epoch = math.ceil(corpus.rows / step_rows) if corpus else None
     if steps is not None and speed is not None:

@@ -35,7 +35,7 @@ def setup_for(
         device: That it trains on.
         precision: ``fp32``, ``bf16`` or ``fp16``.
         processes: That train together.
-        sharded: By FSDP, instead of DDP.
+        sharded: By FSDP, instead of DDP; Muon, which needs whole matrices, gives way to AdamW.
     """
     training = config.training
     model = shape_of(config, vocabulary)
@@ -54,7 +54,7 @@ def setup_for(
         shape=shape,
         batch=batch,
         accumulation=training.gradient_accumulation_steps,
-        optim=optimizer_name(training),
+        optim="adamw_torch_fused" if sharded and training.optim == "muon" else optimizer_name(training),
         fp16=precision == "fp16",
         lean=training.lean_loss,
         processes=processes,

@@ -38,7 +38,7 @@ def memory_table(plans: Sequence[tuple[str, Plan]], device: Device) -> Any:
             table.add_row(label, *(format_bytes(size) if size else "" for size in sizes))
     table.add_section()
     table.add_row(f"peak, {first.memory.moment}", *(format_bytes(plan.memory.peak) for _, plan in plans), style="bold")
-    table.add_row(f"of {device.name}'s", *(format_bytes(device.memory) for _ in plans))
+    table.add_row("the device has", *(format_bytes(device.memory) for _ in plans))
     table.add_row(
         f"largest micro-batch, {first.step_rows} rows a step",
         *(f"{plan.largest_rows:,}" if plan.largest_rows else "none fits" for _, plan in plans),
@@ -77,9 +77,11 @@ def run_table(plan: Plan, deadline: float | None) -> Any:
             "--max_steps or a corpus says how many steps there are"
         )
     if plan.deadline_steps is not None and deadline is not None:
+        fewer = plan.duration is not None and plan.deadline_steps < plan.duration.steps
         rows["deadline"] = (
             f"{plan.deadline_steps:,} steps fit into {format_seconds(deadline)}, "
-            f"{format_count(plan.deadline_steps * step_tokens)} tokens: --max_steps {plan.deadline_steps}"
+            f"{format_count(plan.deadline_steps * step_tokens)} tokens"
+            + (f"; give --max_steps {plan.deadline_steps}" if fewer else "")
         )
     rows["disk"] = f"{format_bytes(plan.disk_bytes)}; a checkpoint is {format_bytes(plan.checkpoint_bytes)}"
     if plan.upload_bytes is not None:
@@ -96,16 +98,16 @@ def preset_table(rows: Sequence[dict[str, Any]], device: Device, deadline: float
     table = Table(
         title=f"Presets on {device.name}, {format_bytes(device.memory)}", title_justify="left", box=None, pad_edge=False
     )
-    heads = ["preset", "parameters", "peak", "largest micro-batch", "tokens a second"]
+    heads = ["preset", "parameters", "peak", "rows at once", "tokens/s"]
     heads += [f"tokens in {format_seconds(deadline)}"] if deadline is not None else []
-    heads += ["20 tokens a parameter"]
+    heads += ["time for 20 a parameter"]
     for head in heads:
-        table.add_column(head, justify="left" if head == "preset" else "right")
+        table.add_column(head, justify="left" if head == "preset" else "right", no_wrap=head in ("preset", "peak"))
     for row in rows:
         speed = row["tokens_per_second"]
         cells = [
             row["preset"],
-            f"{row['parameters']:,}",
+            format_count(row["parameters"]),
             format_bytes(row["peak"]),
             f"{row['largest_micro_batch']}" if row["largest_micro_batch"] else "none fits",
             f"{speed:,.0f}" if speed else "",
