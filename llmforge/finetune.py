@@ -16,6 +16,7 @@ from typing import Any
 
 import transformers
 
+from llmforge.auto_batch import choose_batch, train_fitting
 from llmforge.build import build_trainer, check_callbacks, without_validation
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
@@ -48,6 +49,7 @@ from llmforge.storage import cache_root, new_folder
 from llmforge.task_data import fitting_size, prepare_task
 from llmforge.task_scores import score_rows
 from llmforge.task_splits import TaskRows, read_task_rows, split_task_rows
+from llmforge.trainer import ForgeTrainer
 
 #: Prompts of held-out rows that are completed at evaluations, where none are given.
 _SAMPLES = 2
@@ -195,6 +197,7 @@ def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
         config.generation = rows.task.generation_arguments(config.generation, config.given)
         if "prompts" not in config.given:
             _sample_rows(config, rows, data)
+    choose_batch(config, data)
     if config.dry_run:
         announce(config, data)
         raise SystemExit(0)
@@ -254,15 +257,17 @@ def finetune_model(config: FinetuneConfig) -> RunResult:
     with open_run(config, data) as run:
         if start.task is not None and run.is_main:
             start.task.save(run.path)
-        model = tuned_model(start, config)
-        trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
-        logger.info("training %s of %s parameters", f"{trained:,}", f"{shape_size(config, data):,}")
-        trainer = build_trainer(
-            *(model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples),
-            *(run.callbacks, config.checkpoint),
-        )
-        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-        return finish(trainer, run, config, data, start)
+
+        def build() -> ForgeTrainer:
+            model = tuned_model(start, config)
+            trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
+            logger.info("training %s of %s parameters", f"{trained:,}", f"{shape_size(config, data):,}")
+            return build_trainer(
+                *(model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples),
+                *(run.callbacks, config.checkpoint),
+            )
+
+        return finish(train_fitting(build, config, run), run, config, data, start)
 
 
 def shape_size(config: FinetuneConfig, data: PreparedDataset) -> int:

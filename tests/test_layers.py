@@ -126,7 +126,7 @@ ORDER: list[set[str]] = [
         "planning", "shapes", "optimizer_state activations", "memory", "speed requirements corpus advice", "outline", "table"
     ),
     {"speed_probe"},
-    {"evaluation", "plan", "run", "results"},
+    {"evaluation", "plan", "run", "results", "auto_batch"},
     {"task_scores"},
     {"verify_text", "gguf_file", "gguf_server", "export_folder"},
     {"export_check"},
