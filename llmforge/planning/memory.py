@@ -16,6 +16,10 @@ _EVALUATION_ROWS, _EVALUATION_TENSORS = 1024, 3
 #: What a process holds before there is a model: Python, torch, transformers and what they load (benchmarks/plan.py measures
 #: it). A GPU's driver and libraries take the second, and its allocator wastes the third, as a share; not tried on hardware.
 PROCESS_BYTES, CONTEXT_BYTES, GPU_WASTE = 580 * 2**20, 600 * 2**20, 0.05
+#: What the C library keeps on a CPU of blocks that were freed and do not fit again, at most: a share of all that is held, and
+#: with checkpointing, which takes and frees each block's activations in turn, a share of what it spares. Seen with glibc 2.36:
+#: docs/concepts/plan.md; with MALLOC_MMAP_THRESHOLD_=131072 there is none of it, and steps take longer.
+CPU_WASTE, CHECKPOINTED_WASTE = 0.3, 0.7
 
 
 def chosen_attention(asked: str, kind: str, half: bool, dropout: bool) -> str:
@@ -165,7 +169,11 @@ def estimate(setup: Setup) -> Memory:
     if batch.gpu:  # the copy is made in the machine's memory, not in the GPU's
         allowances = {name: CONTEXT_BYTES + int(GPU_WASTE * total) for name, total in sums.items()}
     else:
-        allowances = dict.fromkeys(sums, PROCESS_BYTES + snapshot)
+        spared = kept_bytes(shape, replace(batch, checkpointed=0)) - kept
+        allowances = {
+            name: PROCESS_BYTES + snapshot + max(int(CPU_WASTE * total), int(CHECKPOINTED_WASTE * spared))
+            for name, total in sums.items()
+        }
     moments = {name: total + allowances[name] for name, total in sums.items()}
     allowance = allowances[max(moments, key=lambda name: moments[name])] - (0 if batch.gpu else snapshot)
     return Memory(weights, gradients, state, kept + copies, loss, working, snapshot, gathered, allowance, moments)

@@ -30,7 +30,8 @@ def memory_table(plans: Sequence[tuple[str, Plan]], device: Device) -> Any:
         "working": "while the optimizer steps",
         "gathered": "of the other processes",
         "snapshot": "copy of a checkpoint being written" + (" (not on the GPU)" if batch.gpu else ""),
-        "allowance": "allowance: " + ("libraries, what the allocator wastes" if batch.gpu else "the process itself"),
+        "allowance": "allowance: "
+        + ("libraries, what the allocator wastes" if batch.gpu else "the process, what the C library keeps"),
     }
     for name, label in labels.items():
         sizes = [getattr(plan.memory, name) for _, plan in plans]
