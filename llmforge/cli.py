@@ -16,7 +16,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "tokenizer": ("llmforge.tokenizer", "train a byte-level BPE, or see how one fits a corpus"),
     "prepare": ("llmforge.prepare", "corpus to split, tokenized, packed dataset"),
     "convert": ("llmforge.convert", "scenario text, questions or chats to the rows of a task"),
-    "plan": ("llmforge.plan", "list the model presets with their sizes"),
+    "plan": ("llmforge.plan", "memory, time and disk of a training before it runs; --list_presets"),
     "pretrain": ("llmforge.pretrain", "train a model from scratch"),
     "finetune": ("llmforge.finetune", "fine-tune a model on a task or on more text, fully or by LoRA"),
     "evaluate": ("llmforge.evaluation", "how well a model predicts a text: perplexity, bits per byte, accuracy"),

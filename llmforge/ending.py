@@ -137,7 +137,9 @@ def explain(error: BaseException, config: RunConfig) -> LlmforgeError | None:
     if type(error).__name__ == "OutOfMemoryError":
         return ConfigError(
             f"The device ran out of memory with --per_device_train_batch_size {config.training.per_device_train_batch_size}.",
-            "Halve it and double --gradient_accumulation_steps, or add --activation_checkpointing.",
+            "Give --auto_batch, which halves it and doubles --gradient_accumulation_steps, or add --activation_checkpointing."
+            if config.training.per_device_train_batch_size > 1
+            else "Add --activation_checkpointing, or take a shorter --block_size or a smaller --preset.",
         )
     if is_disk_full(error):
         return StorageError(f"The disk of {config.training.output_dir} is full.", "Free some space and go on with --resume.")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from llmforge.auto_batch import choose_batch, train_fitting
 from llmforge.build import build_trainer, check_callbacks, without_validation
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
@@ -44,6 +45,7 @@ from llmforge.sharding import refuse_sharding
 from llmforge.storage import cache_root, new_folder
 from llmforge.tasks.examples import fitting_size, prepare_task
 from llmforge.tasks.splits import TaskRows, read_task_rows, split_task_rows
+from llmforge.trainer import ForgeTrainer
 from llmforge.tuning.shape import shape_of, trained_parameters
 from llmforge.tuning.start import Start, load_start, tuned_model
 
@@ -191,6 +193,7 @@ def prepare_finetune(config: FinetuneConfig) -> tuple[Start, PreparedDataset]:
         else:
             asked: list[str] = [rows.task.ask(prompt) for prompt in config.generation.prompts]
             config.generation = dataclasses.replace(config.generation, prompts=asked)
+    choose_batch(config, data)
     if config.dry_run:
         announce(config, data)
         raise SystemExit(0)
@@ -250,15 +253,17 @@ def finetune_model(config: FinetuneConfig) -> RunResult:
     with open_run(config, data) as run:
         if start.task is not None and run.is_main:
             start.task.save(run.path)
-        model = tuned_model(start, config)
-        trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
-        logger.info("training %s of %s parameters", f"{trained:,}", f"{shape_size(config, data):,}")
-        trainer = build_trainer(
-            *(model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples),
-            *(run.callbacks, config.checkpoint),
-        )
-        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-        return finish(trainer, run, config, data, start)
+
+        def build() -> ForgeTrainer:
+            model = tuned_model(start, config)
+            trained = sum(part.numel() for part in model.parameters() if part.requires_grad)
+            logger.info("training %s of %s parameters", f"{trained:,}", f"{shape_size(config, data):,}")
+            return build_trainer(
+                *(model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples),
+                *(run.callbacks, config.checkpoint),
+            )
+
+        return finish(train_fitting(build, config, run), run, config, data, start)
 
 
 def shape_size(config: FinetuneConfig, data: PreparedDataset) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import transformers
 
+from llmforge.auto_batch import choose_batch, train_fitting
 from llmforge.build import build_trainer, check_callbacks, without_validation
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.checkpoint import CheckpointArguments
@@ -50,6 +51,7 @@ from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.run_folder import FINAL, refuse_used_folder
 from llmforge.runtime.run_lock import alone_in, refuse_running
 from llmforge.runtime.trackers import check_trackers
+from llmforge.trainer import ForgeTrainer
 
 
 def parse_run(own: Sequence[type], verb: str, argv: Sequence[str] | None, recipe: str | None) -> tuple[Parsed, str]:
@@ -225,6 +227,7 @@ def prepare_run(config: PretrainConfig) -> PreparedDataset:
     folder = None if config.dry_run else config.training.output_dir
     with alone_in(folder, lambda: None, begins=False) if folder else contextlib.nullcontext():
         data = load_prepared(rank_zero_first()(make))
+    choose_batch(config, data)
     if config.dry_run:
         announce(config, data)
         raise SystemExit(0)
@@ -263,13 +266,15 @@ def pretrain_model(config: PretrainConfig) -> RunResult:
     """
     data = prepare_run(config)
     with open_run(config, data) as run:
-        model = build_model(config.model, data.tokenizer, data.block_size, seed=config.training.seed)
-        trainer = build_trainer(
-            *(model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples),
-            *(run.callbacks, config.checkpoint),
-        )
-        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-        return finish(trainer, run, config, data)
+
+        def build() -> ForgeTrainer:
+            model = build_model(config.model, data.tokenizer, data.block_size, seed=config.training.seed)
+            return build_trainer(
+                *(model, data, config.training, config.generation, config.run, run.path, config.data.max_eval_samples),
+                *(run.callbacks, config.checkpoint),
+            )
+
+        return finish(train_fitting(build, config, run), run, config, data)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -17,7 +17,9 @@ from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.data.prepared import PreparedDataset
 from llmforge.ending import end_run
 from llmforge.errors import CheckpointError, StorageError
-from llmforge.models import count_hidden, count_parameters
+from llmforge.planning.memory import Setup, estimate, largest_rows
+from llmforge.planning.optimizer_state import is_known
+from llmforge.planning.requirements import setup_for
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_rank, local_world_size, rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
@@ -26,16 +28,10 @@ from llmforge.runtime.run_lock import alone_in
 from llmforge.runtime.signals import stop_signals
 from llmforge.runtime.trackers import tracker_environment
 from llmforge.storage import read_json
-from llmforge.tuning.shape import about, shape_of, trained_parameters
+from llmforge.tuning.shape import about, shape_of
 
-#: fp32 weights, in bytes a parameter; gradients and the two moments of AdamW, in bytes a trained one.
-_WEIGHT_BYTES, _STATE_BYTES = 4, 12
-#: Muon keeps one buffer where AdamW keeps two.
-_SPARED_BYTES = 4
 #: Kinds of devices that torch calls ``cuda``.
 _GPUS = ("cuda", "rocm")
-#: More of the memory than this for them leaves no room for activations.
-_SAFE_SHARE = 0.8
 
 
 @contextlib.contextmanager
@@ -194,39 +190,44 @@ def announce(config: RunConfig, data: PreparedDataset) -> None:
     """Show what will run and on what, and warn where the device's memory is short for it."""
     if rank() == 0:  # the attention's line tries a kernel, which is one process's to do
         show(describe(config, data))
-    device, state = probe_device(config.training.use_cpu), _state_bytes(config, data)
-    if _is_short(state, device):
+    device, setup = probe_device(config.training.use_cpu), _setup(config, data)
+    room = device.memory // _sharing(device)
+    if estimate(setup).peak > room:
+        fits = largest_rows(setup, setup.batch.rows * setup.accumulation, room)
+        way = (
+            f"Give --per_device_train_batch_size {fits} --gradient_accumulation_steps "
+            f"{setup.batch.rows * setup.accumulation // fits}: the same steps in less memory."
+            if fits
+            else "Take a smaller --preset, or --activation_checkpointing and a shorter --block_size."
+        )
         logger.warning(
-            "memory is short: weights, gradients and %s take %s of the %s of %s, activations apart. Take a smaller "
-            "--preset; --per_device_train_batch_size 1 and --activation_checkpointing keep the activations small.",
-            _optimizer(config),
-            format_bytes(state * _sharing(device)),
+            "memory is short: a step takes about %s of the %s of %s. %s",
+            format_bytes(estimate(setup).peak * _sharing(device)),
             format_bytes(device.memory),
             device.name,
+            way,
         )
 
 
-def _state_bytes(config: RunConfig, data: PreparedDataset) -> int:
-    """What weights, gradients and optimizer of one process take."""
-    model = shape_of(config, data.card["tokenizer"]["vocab_size"])
-    total, trained = count_parameters(model), trained_parameters(config, model)
-    spared = count_hidden(model) if config.training.optim == "muon" and trained == total else 0
-    return total * _WEIGHT_BYTES + trained * _STATE_BYTES - spared * _SPARED_BYTES
+def _setup(config: RunConfig, data: PreparedDataset) -> Setup:
+    """What the memory of one process depends on, as `llmforge plan` counts it."""
+    device = probe_device(config.training.use_cpu)
+    return setup_for(config, data.card["tokenizer"]["vocab_size"], device, _precision(vars(config.training)), world_size())
 
 
-def _optimizer(config: RunConfig) -> str:
-    """The optimizer whose state `_state_bytes` counts."""
-    name = str(getattr(config.training.optim, "value", config.training.optim))
-    return "Muon" if name == "muon" else "AdamW" if name.startswith("adamw_torch") else f"{name}, counted as AdamW"
+def _memory_line(setup: Setup, short: bool) -> str:
+    memory = estimate(setup)
+    counted = "" if is_known(setup.optim) else ", counted as AdamW"
+    name = {"muon": "Muon", "adamw_torch_fused": "AdamW", "adamw_torch": "AdamW"}.get(setup.optim, setup.optim) + counted
+    state = format_bytes(memory.weights + memory.gradients + memory.optimizer)
+    activations = f"{format_bytes(memory.activations)} for the activations of {setup.batch.rows} rows"
+    room = ": short, see the warning" if short else ""
+    return f"{state} for weights, gradients and {name}, {activations}; about {format_bytes(memory.peak)} at the peak{room}"
 
 
 def _sharing(device: Device) -> int:
     """Processes of this launch that live in the same memory: all of a machine's on the CPU, one on a GPU."""
     return local_world_size() if device.kind == "cpu" else 1
-
-
-def _is_short(state: int, device: Device) -> bool:
-    return state * _sharing(device) > _SAFE_SHARE * device.memory
 
 
 def describe(config: RunConfig, data: PreparedDataset) -> Any:
@@ -250,8 +251,8 @@ def describe(config: RunConfig, data: PreparedDataset) -> Any:
     )
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     attention = choose_attention(config.training.packed_attention, model_config, place, half)
-    state = _state_bytes(config, data)
-    room = ": short, see the warning" if _is_short(state, device) else ""
+    setup = _setup(config, data)
+    short = estimate(setup).peak * _sharing(device) > device.memory
     train = splits["train"]
     documents = ", ".join(f"{name} {split['documents']:,}" for name, split in splits.items())
     table = Table(show_header=False, title="Run", title_justify="left", box=None, pad_edge=False)
@@ -259,7 +260,7 @@ def describe(config: RunConfig, data: PreparedDataset) -> Any:
     rows = {
         "device": f"{device}, {precision}{processes}",
         "model": about(config, model_config, vocabulary),
-        "memory": f"{format_bytes(state)} for weights, gradients and {_optimizer(config)}, activations apart{room}",
+        "memory": _memory_line(setup, short),
         "attention": attention.line,
         "data": f"documents: {documents}; {train['tokens']:,} training tokens in {train['rows']:,} rows of {data.block_size}",
         "steps": f"{steps:,} of {step_rows * data.block_size:,} tokens ({step_rows} rows)",

@@ -36,8 +36,8 @@ ORDER: list[set[str]] = [
     {"storage"},
     *folder(
         "configs",
-        "source",
-        "data generation model tokenizer training checkpoint remote lora export",
+        "source units",
+        "data generation model tokenizer training checkpoint remote lora export plan",
         "evaluation",
         "run",
         "finetune tuning",
@@ -124,7 +124,11 @@ ORDER: list[set[str]] = [
     {"trainer"},
     {"build"},
     *folder("tuning", "shape", "start"),
-    {"results", "plan", "run"},
+    *folder(
+        "planning", "shapes", "optimizer_state activations", "memory", "speed requirements corpus advice", "outline", "table"
+    ),
+    {"speed_probe"},
+    {"results", "plan", "run", "auto_batch"},
     *folder("scoring", "text figures", "tasks"),
     {"evaluation"},
     *folder("exporting", "lines gguf_file server folder places modelfile", "check", "card"),

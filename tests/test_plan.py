@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 import transformers
+from helpers import ROOT
 
 from llmforge.cli import main
 from llmforge.configs.model import ModelArguments
 from llmforge.models import PRESETS, build_config
 from llmforge.plan import list_presets, preset_parameters
+from llmforge.runtime.devices import format_bytes
 
 #: As published: GPT-2 by OpenAI, counted by Hugging Face; GPT-NeoX as Pythia (Biderman et al., 2023, table 1).
 PUBLISHED = {
@@ -76,6 +80,134 @@ def test_table_shows_every_preset_and_its_size(capsys: pytest.CaptureFixture[str
         assert re.search(rf"{re.escape(row['preset'])} .*{row['parameters']:,}", out), row["preset"]
 
 
-def test_bare_plan_says_what_it_needs(capsys: pytest.CaptureFixture[str]):
-    assert main(["plan"]) == 2
-    assert "--list_presets" in capsys.readouterr().err
+def test_listing_presets_imports_nothing_heavy():
+    code = "import sys; from llmforge.plan import main; main(['--list_presets']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT, check=False).returncode == 0
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    assert main(["plan", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["plan", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    return err
+
+
+def test_a_bare_plan_shows_every_preset_on_a_card(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["plan", "--device", "L4", "--device_memory", "12GiB"]) == 0
+    out = capsys.readouterr().out
+    assert [name for name in PRESETS if name not in out] == []
+    assert re.search(r"gpt2-1.5b .* none fits", out)
+    assert not re.search(r"gpt2-124m .* none fits", out)
+    assert "name one with --preset" in out
+
+
+def test_a_plan_of_a_preset_says_everything(capsys, corpus, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    words = ["--preset", "gpt2-124m", "--device", "RTX 3090", "--corpus", str(corpus), "--max_steps", "2000", "--deadline", "2m"]
+    assert main(["plan", *words, "--remote", "gs://bucket/runs"]) == 0
+    out = capsys.readouterr().out
+    for word in (
+        "weights",
+        "gradients",
+        "optimizer state, muon",
+        "activations, 8 × 1,024",
+        "logits a chunk",
+        "allowance",
+        "peak",
+    ):
+        assert word in out
+    for word in ("tokens a second", "an assumption", "2,000 steps", "steps fit into 2 min", "give --max_steps", "disk", "upload"):
+        assert word in out
+    assert "parameters will memorise it" in out
+    plans = told(capsys, *words)["plans"]
+    assert len(plans) == 1
+    assert plans[0]["memory"]["peak"] == max(plans[0]["memory"]["moments"].values())
+    assert plans[0]["upload_bytes"] is None
+
+
+def test_the_plan_is_that_of_the_yaml_and_the_flags(capsys, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("preset: neox-10m\nper_device_train_batch_size: 4\ngradient_accumulation_steps: 4\nblock_size: 256\n")
+    words = ["--config", str(path), "--device", "T4"]
+    [plan] = told(capsys, *words)["plans"]
+    assert (plan["preset"], plan["micro_batch"], plan["accumulation"], plan["block_size"]) == ("neox-10m", 4, 4, 256)
+    assert plan["parameters"] == list_presets()[list(PRESETS).index("neox-10m")]["parameters"]
+    assert told(capsys, *words)["precision"] == "fp16"
+    [lighter] = told(capsys, *words, "--activation_checkpointing", "--optim", "adamw_8bit")["plans"]
+    assert lighter["memory"]["peak"] < plan["memory"]["peak"]
+    assert lighter["memory"]["optimizer"] < plan["memory"]["optimizer"]
+
+
+def test_processes_share_the_rows_in_two_ways(capsys):
+    ddp, fsdp = told(capsys, "--preset", "gpt2-355m", "--device", "L4", "--num_processes", "4")["plans"]
+    assert (ddp["micro_batch"], ddp["accumulation"], ddp["effective_batch_size"]) == (2, 1, 8)
+    assert (ddp["optim"], fsdp["optim"]) == ("muon", "adamw_torch_fused")
+    assert fsdp["memory"]["peak"] < ddp["memory"]["peak"]
+
+
+def test_the_rest_is_solved_for(capsys, tmp_path):
+    """The corpus chooses the preset, the memory the micro-batch, the deadline the steps."""
+    (tmp_path / "book.txt").write_text("word and more of it\n\n" * 3_000_000)
+    words = ["--corpus", str(tmp_path / "book.txt"), "--device", "L4", "--effective_batch_size", "64"]
+    answer = told(capsys, *words, "--deadline", "1h", "--device_memory", "3GiB")
+    [plan] = answer["plans"]
+    assert plan["preset"] in ("gpt2-10m", "neox-10m")
+    assert answer["corpus"]["counted"] is False
+    assert plan["micro_batch"] == plan["largest_micro_batch"]
+    assert 64 % plan["micro_batch"] == 0
+    assert plan["deadline_steps"] > 0
+    [larger] = told(capsys, *words, "--deadline", "1h", "--device_memory", "24GiB")["plans"]
+    assert larger["micro_batch"] > plan["micro_batch"]
+
+
+def test_what_cannot_be_planned_is_one_line_with_a_remedy(capsys, corpus):
+    assert "--activation_checkpointing" in refused(capsys, "--preset", "gpt2-1.5b", "--device", "RTX 3090")
+    assert "No preset fits" in refused(capsys, "--device", "L4", "--device_memory", "500MiB")
+    assert "too few for any preset" in refused(capsys, "--corpus", str(corpus), "--device", "L4")
+    assert "does not divide the 8 rows" in refused(capsys, "--preset", "gpt2-124m", "--num_processes", "3")
+    assert "'lots' is no size" in refused(capsys, "--device_memory", "lots")
+    assert "'soon' is no time" in refused(capsys, "--deadline", "soon")
+    assert "Did you mean gpt2-124m" in refused(capsys, "--preset", "gpt2-125m")
+    assert "no native bf16" in refused(capsys, "--preset", "gpt2-124m", "--device", "T4", "--precision", "bf16")
+    assert main(["plan", "--corpus", "nowhere"]) == 3
+
+
+def test_a_dry_run_and_a_plan_count_alike(capsys, corpus, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    words = ["--corpus", str(corpus), "--vocab_size", "400", "--block_size", "64", "--output_dir", "rows"]
+    assert main(["prepare", *words]) == 0
+    words = ["--preset", "gpt2-10m", "--dataset_dir", "rows", "--use_cpu"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["pretrain", *words, "--dry_run"])
+    dry = re.search(r"about (\S+ \S+) at the peak", capsys.readouterr().out)[1]
+    [plan] = told(capsys, *words)["plans"]
+    assert format_bytes(plan["memory"]["peak"]) == dry
+
+
+@pytest.mark.slow
+def test_a_probe_measures(capsys):
+    words = [
+        "--preset",
+        "gpt2-10m",
+        "--n_layer",
+        "1",
+        "--n_embd",
+        "32",
+        "--n_head",
+        "2",
+        "--vocab_size",
+        "400",
+        "--block_size",
+        "64",
+    ]
+    [plan] = told(capsys, *words, "--probe", "--use_cpu")["plans"]
+    assert plan["speed"]["measured"]
+    assert plan["speed"]["tokens_per_second"] > 0

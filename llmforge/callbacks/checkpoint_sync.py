@@ -19,6 +19,7 @@ class CheckpointSync(ForgeCallback):
 
     def __init__(self, mirror: Mirror):
         self.mirror = mirror
+        self._started = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
@@ -26,7 +27,9 @@ class CheckpointSync(ForgeCallback):
         if state.is_world_process_zero and self.mirror.add not in saving.after_commit:
             saving.after_commit.append(self.mirror.add)
             saving.pinned.append(self.mirror.pinned)
-            self.mirror.start(state.global_step)
+            if not self._started:  # a second trainer of the run, after one that ran out of memory, finds it at work
+                self._started = True
+                self.mirror.start(state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.mirror.refresh()

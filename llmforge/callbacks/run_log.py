@@ -16,7 +16,7 @@ from llmforge.storage import append_json_line, is_disk_full, keep_json_lines
 
 _SKIPPED = ("total_flos", "eval_model_preparation_time")
 #: In the file, but not in the readable line.
-_QUIET = ("epoch", "tokens", "eval_tokens", "eval_bytes", "useful_tokens_per_second", "eta_seconds")
+_QUIET = ("epoch", "tokens", "eval_tokens", "eval_bytes", "useful_tokens_per_second", "eta_seconds", "micro_batch")
 _SPEEDS = ("_runtime", "_per_second")
 
 

@@ -42,6 +42,13 @@ class RunArguments:
             "help": "Train nothing: evaluate final/ of --output_dir, or the checkpoint that --resume names, on held-out data."
         },
     )
+    auto_batch: bool = field(
+        default=False,
+        metadata={
+            "help": "Take the largest micro-batch that fits, and half of it where memory runs out later; the rows of a step, "
+            "--per_device_train_batch_size times --gradient_accumulation_steps, stay."
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={

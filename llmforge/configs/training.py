@@ -184,7 +184,7 @@ class ForgeTrainingArguments(TrainingArguments):
         if self.auto_find_batch_size:
             raise ConfigError(
                 "--auto_find_batch_size would change the rows of a step, and with it the training.",
-                "Give a smaller --per_device_train_batch_size and more --gradient_accumulation_steps.",
+                "Give --auto_batch, which keeps the rows of a step.",
             )
         if self.enable_jit_checkpoint:
             raise ConfigError(

@@ -7,14 +7,18 @@ commands that must answer at once.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import os
 import platform
 import re
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from llmforge.errors import ConfigError
 
 if TYPE_CHECKING:
     import psutil
@@ -52,6 +56,31 @@ _PEAKS = (
     ("RX 6800 XT", 41.5, 20.7),
     ("RX 6700 XT", 26.4, 13.2),
 )
+
+
+#: Memory of those in GiB, where all cards of the name have the same; `--device_memory` says it for the others.
+_MEMORY = {
+    "H200": 141,
+    "H100": 80,
+    "H100 PCIe": 80,
+    "A40": 48,
+    "L40S": 48,
+    "L4": 24,
+    "RTX A6000": 48,
+    "RTX 4090": 24,
+    "RTX 4080": 16,
+    "RTX 3090": 24,
+    "RTX 2080 Ti": 11,
+    "T4": 16,
+    "MI300X": 192,
+    "RX 7900 XTX": 24,
+    "RX 6800 XT": 16,
+    "RX 6700 XT": 12,
+}
+#: Those whose half precision is fp16.
+_FP16_CARDS = ("RTX 2080 Ti", "V100-SXM2", "T4", "RX 6800 XT", "RX 6700 XT")
+#: Rows of the matrices whose product says how fast a CPU is.
+_TRIAL = 1024
 
 
 @dataclass(frozen=True)
@@ -165,6 +194,65 @@ def peak_flops(precision: str, name: str | None = None, use_cpu: bool = False) -
         if re.search(rf"\b{re.escape(part)}\b(?! (Ti|SUPER|Laptop|D|NVL)\b)", name) and "MIG" not in name:
             return (full if precision == "fp32" else half) * 1e12
     return None
+
+
+def known_device(name: str, memory: int | None = None) -> Device:
+    """The card called `name` in the device table.
+
+    Args:
+        name: As in the table, ``RTX 3090`` say.
+        memory: Its bytes, where they are not to be the table's.
+
+    Raises:
+        ConfigError: There is none, or cards of that name have several sizes of memory and none is given.
+    """
+    known = {part.lower(): part for part, _, _ in _PEAKS}
+    wanted = re.sub(r"^(nvidia|amd|geforce|radeon)\s+", "", name.strip().lower())
+    part = known.get(wanted)
+    if part is None:
+        close = difflib.get_close_matches(wanted, known, n=1)
+        hint = f"Did you mean {known[close[0]]!r}?" if close else f"Known: {', '.join(known.values())}."
+        raise ConfigError(f"--device {name!r} is not in the device table.", hint)
+    if memory is None and part not in _MEMORY:
+        raise ConfigError(f"--device {name!r}: there are several sizes of it.", "Give --device_memory too.")
+    kind = "rocm" if part.startswith(("MI", "RX")) else "cuda"
+    return Device(kind, part, memory or _MEMORY[part] * 2**30, "fp16" if part in _FP16_CARDS else "bf16")
+
+
+@functools.cache
+def matrix_flops(precision: str) -> float:
+    """Operations a second of one large matrix product on this CPU, the best of a few; some tenths of a second."""
+    import torch
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    one, other = (torch.ones(_TRIAL, _TRIAL, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        torch.mm(one, other)
+        best = min(best, time.perf_counter() - start)
+    return 2 * _TRIAL**3 / best
+
+
+def available_memory(use_cpu: bool = False) -> int:
+    """Bytes that this process may still take: of the GPU if there is one, else of the machine or its control group."""
+    import torch
+
+    if torch.cuda.is_available() and not use_cpu:
+        return int(torch.cuda.mem_get_info()[0])
+    import psutil
+
+    left = int(psutil.virtual_memory().available)
+    limits = (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    )
+    for limit, used in limits:
+        try:
+            left = min(left, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue
+    return max(left, 0)
 
 
 def available_cores() -> int:
