@@ -14,7 +14,7 @@ from llmforge.tasks.fields import MESSAGES, TaskField, key_of, nearest
 from llmforge.tasks.task import TASK_FILE, Task
 
 #: Settings of `GenerationArguments` that a task may give defaults for.
-GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
+GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams")
 _KEYS = {
     "fields": ("name", "kind", "fields", "prompt", "completion", "stop", "generation", "truncate"),
     "chat": ("name", "kind", "chat_template", "stop", "generation", "truncate"),
