@@ -18,8 +18,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from llmforge.configs.data import DataArguments
 from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.generation import GenerationArguments
@@ -33,16 +31,18 @@ from llmforge.pretrained.loading import Pretrained, load_pretrained_model
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.launch import rank, rank_zero_first, world_size
 from llmforge.runtime.logs import logger, set_up_logging
-from llmforge.scoring.answers import answer_prompts, told_settings
+from llmforge.runtime.run_folder import timestamp
+from llmforge.runtime.versions import installed_versions
+from llmforge.sampling.completions import check_prompts
 from llmforge.scoring.compare import compare
-from llmforge.scoring.figures import LEVEL, RESAMPLES, figures_of, zstd_size
-from llmforge.scoring.matching import answer_figures, score_answers
+from llmforge.scoring.figures import LEVEL, RESAMPLES
+from llmforge.scoring.harness import check_harness, run_harness
+from llmforge.scoring.on_rows import evaluate_rows
+from llmforge.scoring.on_text import evaluate_text
 from llmforge.scoring.result import Comparison, Evaluation, result_path, write_answers
-from llmforge.scoring.rows import TestRows, encode_rows, read_test_rows
-from llmforge.scoring.samples import SAMPLE_TOKENS, STRATEGIES, given_prompts, row_prompts, sample_prompts, text_prompts
-from llmforge.scoring.show import show_comparison, show_evaluation
-from llmforge.scoring.sums import segment_sums
-from llmforge.scoring.text import EvaluationText, refuse_other_tokenizer, text_of_corpus, text_of_dataset
+from llmforge.scoring.rows import TestRows, read_test_rows
+from llmforge.scoring.samples import STRATEGIES
+from llmforge.scoring.show import show_comparison, show_evaluation, show_lm_eval
 from llmforge.storage import write_json
 
 #: What answers and samples are made with, where nothing else is said.
@@ -72,6 +72,8 @@ def evaluate_model(
     """
     if args.model is None:
         raise ConfigError("--model is not given.", "Give --model DIR, such as runs/NAME/final.")
+    if args.lm_eval:
+        check_harness(args.lm_eval)
     data = evaluation_data(args, find_folder(args.model))
     found = load_pretrained_model(args.model, args.base_model)
     return evaluate_on(found, data, args, generation, given)
@@ -85,7 +87,8 @@ def compare_models(
     Raises:
         LlmforgeError: As `evaluate_model`.
     """
-    data = evaluation_data(args, find_folder(args.compare[0], "--compare"))
+    folders = [find_folder(model, "--compare") for model in args.compare]  # all of them, before the first takes its time
+    data = evaluation_data(args, folders[0])
     evaluations = []
     for model in args.compare:
         found = load_pretrained_model(model, flag="--compare")
@@ -102,7 +105,7 @@ def evaluation_data(args: EvaluationArguments, model: Path) -> Data:
     """
     if args.test_file is not None:
         return read_test_rows(args, model)
-    if args.dataset_dir is None and not (args.corpus or args.source):
+    if not args.has_text:
         raise ConfigError(
             "There is no text to evaluate on.", "Give --dataset_dir DIR, --corpus FILES, or rows of a task by --test_file FILE."
         )
@@ -134,103 +137,33 @@ def evaluate_on(
             f"--block_size {args.block_size} is longer than the model's {positions} positions.", "Give a shorter one."
         )
     generation = generation or GenerationArguments(**_GENERATION)
+    check_prompts(generation.prompts, found.tokenizer, positions)
     settings = {"precision": args.precision, "interval_method": f"{LEVEL:.0%}, {RESAMPLES} bootstrap resamples, seed 0"}
     if isinstance(data, TestRows):
-        return _evaluate_rows(found, data.for_model(found), args, generation, set(given), settings)
-    return _evaluate_text(found, data, args, generation, set(given), settings)
-
-
-def _evaluate_text(
-    found: Pretrained,
-    data: PreparedDataset | DataArguments,
-    args: EvaluationArguments,
-    generation: GenerationArguments,
-    given: set[str],
-    settings: dict[str, Any],
-) -> Evaluation:
-    positions = int(found.model.config.max_position_embeddings)
-    if isinstance(data, PreparedDataset):
-        refuse_other_tokenizer(found.tokenizer, data, f"--model {found.path}")
-        block_size = args.block_size or min(data.block_size, positions)
+        result = evaluate_rows(found, data.for_model(found), args, generation, set(given), settings)
     else:
-        block_size = args.block_size or found.context
-    if args.stride is not None and args.stride > block_size:
-        raise ConfigError(f"--stride {args.stride} is longer than the context of {block_size} tokens.", "Give a shorter one.")
-
-    def read() -> EvaluationText:
-        if isinstance(data, PreparedDataset):
-            return text_of_dataset(data, args.split)
-        return text_of_corpus(data, found.tokenizer, in_sections=bool(args.compare))
-
-    # The machine's first process reads and tokenizes; the others find it in the cache.
-    rank_zero_first()(lambda: read().fingerprint)
-    text = read()
-    split = args.split if isinstance(data, PreparedDataset) else None
-    settings = {"split": split, "block_size": block_size, "stride": args.stride, **settings}
-    sums, document_of = segment_sums(found, text.rows(block_size, found.tokenizer, args.stride), args)
-    sources = {
-        name: figures_of(sums, document_of, text.source_of == number, zstd_size(text.bytes_of(found.tokenizer, number)))
-        for number, name in enumerate(text.sources)
-        if (text.source_of == number).any()
-    }
-    sizes = [figures.zstd_bytes for figures in sources.values()]
-    total = figures_of(sums, document_of, text.source_of >= 0, sum(sizes))
-    result = Evaluation(found.path, text.name, total, sources, settings, text.fingerprint)
-    result.by_document = _by_document(sums, document_of, len(text.documents))
-    if args.samples and rank() == 0:
-        shorter = generation if "max_new_tokens" in given else dataclasses.replace(generation, max_new_tokens=SAMPLE_TOKENS)
-        own = given_prompts(found, generation.prompts)
-        result.samples = sample_prompts(found, own or text_prompts(found, text, shorter, args.samples), shorter)
+        result = evaluate_text(found, data, args, generation, set(given), settings)
+    if args.lm_eval and rank() == 0:
+        result.lm_eval = run_harness(found, args.lm_eval, args.per_device_eval_batch_size)
     return result
 
 
-def _evaluate_rows(
-    found: Pretrained,
-    data: TestRows,
-    args: EvaluationArguments,
-    generation: GenerationArguments,
-    given: set[str],
-    settings: dict[str, Any],
-) -> Evaluation:
-    task, tokenizer = data.task, found.tokenizer
-    encoded, references = encode_rows(found, data, args.block_size), data.references()
-    sums, row_of = segment_sums(found, encoded.packed(tokenizer.eos_token_id, tokenizer.pad_token_id), args)
-    chosen = np.ones(len(data.rows), dtype=bool)
-    total = figures_of(sums, row_of, chosen, zstd_size("".join(references).encode()))
-    total.resampled = total.resampled.replace("documents", "rows").replace("pieces", "rows")
-    settings = {"split": None, "block_size": encoded.block_size, "stride": None, "task": task.name, **settings}
-    result = Evaluation(found.path, data.name, total, {}, settings, data.fingerprint)
-    result.by_document = _by_document(sums, row_of, len(data.rows))
-    generation = task.generation_arguments(generation, given)
-    prompts = encoded.prompts(tokenizer.bos_token_id)
-    answers = answer_prompts(found, prompts, dataclasses.replace(generation, strategies=[]), args.per_device_eval_batch_size)
-    result.scores = score_answers(task, data.rows, [answer.text for answer in answers])
-    result.answers = answer_figures(result.scores, [answer.ended for answer in answers], told_settings(generation))
-    columns = zip(data.rows, prompts, references, answers, result.scores.columns["exact_match"], strict=True)
-    result.lines = [
-        {
-            "where": row.where,
-            "prompt": tokenizer.decode(ids[1:]),
-            "reference": reference,
-            "answer": answer.text,
-            "ended": answer.ended,
-            "exact_match": bool(right),
-        }
-        for row, ids, reference, answer, right in columns
-    ]
-    if args.samples and rank() == 0:
-        own = given_prompts(found, generation.prompts)
-        result.samples = sample_prompts(found, own or row_prompts(found, data, encoded, args.samples), generation)
-    return result
+def evaluate_harness(args: EvaluationArguments) -> dict[str, Any]:
+    """What lm-eval alone finds on a model, written beside it and shown; ``--lm_eval`` without text or rows.
+
+    Raises:
+        LlmforgeError: As `evaluate_model`, and whatever keeps a task from running.
+    """
+    check_harness(args.lm_eval)
+    found = load_pretrained_model(str(args.model), args.base_model)
+    tasks = run_harness(found, args.lm_eval, args.per_device_eval_batch_size)
+    values = {"lm_eval": tasks, "model": str(found.path), "created": timestamp(), "versions": installed_versions()}
+    path = write_json(result_path(found.path, args.output, "lm-eval"), values)
+    _report(values, path, None, None if args.json else lambda: show_lm_eval(tasks))
+    return values
 
 
-def _by_document(sums: np.ndarray, document_of: np.ndarray, count: int) -> np.ndarray:
-    units = np.zeros((count, sums.shape[1]))
-    np.add.at(units, document_of, sums)
-    return units
-
-
-def main(argv: Sequence[str] | None = None) -> Evaluation | Comparison:
+def main(argv: Sequence[str] | None = None) -> Evaluation | Comparison | dict[str, Any]:
     """The command line of `llmforge evaluate`."""
     parser = ForgeParser(
         [EvaluationArguments, GenerationArguments],
@@ -246,6 +179,8 @@ def main(argv: Sequence[str] | None = None) -> Evaluation | Comparison:
     if args.compare and "strategies" not in given:
         generation = dataclasses.replace(generation, strategies=[])
     set_up_logging()
+    if args.lm_eval and args.model is not None and not args.has_text:
+        return evaluate_harness(args)
     with deferred_process_group():
         if args.compare:
             comparison = compare_models(args, generation, given)

@@ -25,6 +25,7 @@ from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import load_prepared
 from llmforge.errors import ConfigError, DataError
 from llmforge.evaluation import evaluate_model
+from llmforge.scoring import on_text
 from llmforge.scoring.figures import figures_of, zstd_size
 from llmforge.scoring.text import text_of_dataset
 from llmforge.tokenization import train_tokenizer
@@ -230,7 +231,7 @@ def test_a_dataset_of_another_tokenizer_is_refused_before_anything_runs(saved, p
     words = " ".join(f"{left}{right}" for left in "abcdefghij" for right in "klmnopqrst")
     other = train_tokenizer([words], TokenizerArguments(vocab_size=330, min_frequency=1))
     other.save(folder)
-    monkeypatch.setattr(evaluation, "segment_sums", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(on_text, "segment_sums", lambda *_: pytest.fail("it ran"))
     assert cli.main(["evaluate", "--model", str(folder), "--dataset_dir", str(prepared.path)]) == 3
     error = capsys.readouterr().err
     assert "was tokenized with another tokenizer" in error

@@ -122,7 +122,7 @@ ORDER: list[set[str]] = [
         "fields pairs sums rows answers",
         "samples matching",
         "result",
-        "compare show",
+        "compare show harness on_text on_rows",
     ),
     {"evaluation"},
     *folder("exporting", "lines gguf_file server folder", "check", "card"),

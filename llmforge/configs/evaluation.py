@@ -102,8 +102,9 @@ class EvaluationArguments(SourceSettings):
         for flag, value, needed in (("--task", self.task, "--test_file"), ("--stride", self.stride, "text")):
             if value is not None and (self.test_file is None) == (needed == "--test_file"):
                 raise ConfigError(f"{flag} {value} goes with {needed} only.", f"Leave it out, or give {needed}.")
-        if self.base_model is not None and self.compare:
-            raise ConfigError(f"--base_model {self.base_model} goes with --model only.", "Merge the adapter first.")
+        if self.compare and (self.base_model is not None or self.lm_eval):
+            flag = f"--base_model {self.base_model}" if self.base_model is not None else f"--lm_eval {' '.join(self.lm_eval)}"
+            raise ConfigError(f"{flag} goes with --model only.", "Leave it out, or evaluate one model at a time.")
         if self.samples < 0:
             raise ConfigError(f"--samples {self.samples} is negative.", "Give 0 for none.")
         for name in ("stride", "block_size", "per_device_eval_batch_size", "prepare_workers"):
@@ -125,9 +126,9 @@ class EvaluationArguments(SourceSettings):
         )
 
     @property
-    def models(self) -> list[str]:
-        """The models that are given."""
-        return self.compare or ([] if self.model is None else [self.model])
+    def has_text(self) -> bool:
+        """Whether text or rows are given."""
+        return bool(self.dataset_dir or self.corpus or self.source or self.test_file)
 
     def sources(self) -> list[Source]:
         """Each of the sources."""

@@ -6,6 +6,7 @@ scripts from the hub, and these are here without it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -139,10 +140,10 @@ def answer_figures(scores: AnswerScores, ended: Sequence[str] = (), settings: Ma
     has_fields = bool(scores.fields)
 
     def of(sums: np.ndarray) -> dict[str, float]:
-        *shares, in_format, right, asked, count = sums[: len(names) + 4]
+        *shares, in_format, right, asked, count = sums[: len(names) + 4].tolist()
         made = {name: share / count for name, share in zip(names, shares, strict=True)}
         if has_fields:
-            made |= {"field_accuracy": right / asked if asked else np.nan, "in_format": in_format / count}
+            made |= {"field_accuracy": right / asked if asked else math.nan, "in_format": in_format / count}
         return made | {"bleu": bleu_of(sums[len(names) + 4 :])}
 
     values = of(table.sum(0))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmforge.configs.generation import GenerationArguments
-from llmforge.sampling.completions import check_prompts, continue_ids, encode_prompt
+from llmforge.sampling.completions import continue_ids, encode_prompt
 from llmforge.scoring.rows import EncodedRows, TestRows
 from llmforge.scoring.text import EvaluationText
 
@@ -58,12 +58,7 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def given_prompts(found: Pretrained, prompts: Sequence[str]) -> list[Prompt]:
-    """Prompts that the user gave.
-
-    Raises:
-        ConfigError: One leaves no room for a completion.
-    """
-    check_prompts(prompts, found.tokenizer, int(found.model.config.max_position_embeddings))
+    """Prompts that the user gave, each of which leaves room for a completion."""
     return [Prompt(encode_prompt(prompt, found.tokenizer), prompt) for prompt in prompts]
 
 

@@ -62,3 +62,10 @@ def segment_sums(found: Pretrained, rows: PackedRows | WindowRows, args: Evaluat
     assert len(by_row) == len(documents), "every row once"
     sums = np.concatenate([row[: len(own)] for row, own in zip(by_row, documents, strict=True)])
     return sums.astype(np.float64), np.concatenate(documents)
+
+
+def by_document(sums: np.ndarray, document_of: np.ndarray, count: int) -> np.ndarray:
+    """The sums of each document, ``(count, columns)``, from those of its segments."""
+    units = np.zeros((count, sums.shape[1]))
+    np.add.at(units, document_of, sums)
+    return units
