@@ -73,7 +73,9 @@ def test_what_cannot_run_is_told_in_one_line(saved, task, monkeypatch, capsys):
     folder, _ = saved()
     command = ["evaluate", "--model", str(folder), "--lm_eval"]
     assert cli.main([*command, "gone.yaml"]) == 2
-    assert capsys.readouterr().err == "error: --lm_eval gone.yaml: no such file. Give the YAML file of a task, or the name of one.\n"
+    assert (
+        capsys.readouterr().err == "error: --lm_eval gone.yaml: no such file. Give the YAML file of a task, or the name of one.\n"
+    )
     task.write_text(task.read_text().replace(str(task.parent / "rows.jsonl"), "nowhere.jsonl"))
     assert cli.main([*command, str(task)]) == 3
     assert "nowhere.jsonl" in capsys.readouterr().err
