@@ -155,6 +155,8 @@ def evaluate_harness(args: EvaluationArguments) -> dict[str, Any]:
         LlmforgeError: As `evaluate_model`, and whatever keeps a task from running.
     """
     check_harness(args.lm_eval)
+    if world_size() > 1:
+        raise ConfigError("--lm_eval alone runs in one process.", "Start it without a launcher.")
     found = load_pretrained_model(str(args.model), args.base_model)
     tasks = run_harness(found, args.lm_eval, args.per_device_eval_batch_size)
     values = {"lm_eval": tasks, "model": str(found.path), "created": timestamp(), "versions": installed_versions()}

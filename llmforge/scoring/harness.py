@@ -44,7 +44,7 @@ def run_harness(found: Pretrained, tasks: Sequence[str], batch_size: int) -> dic
     Every prompt begins with the token that documents began with in training. The context is what the model was trained on.
 
     Args:
-        found: Its model is where it shall run.
+        found: Its model is moved to the accelerator, where there is one.
         tasks: Names that lm-eval knows, whose data come from the hub, or YAML files of tasks.
         batch_size: Requests at a time.
 
@@ -57,9 +57,12 @@ def run_harness(found: Pretrained, tasks: Sequence[str], batch_size: int) -> dic
     """
     check_harness(tasks)
     import lm_eval
+    import torch
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    if torch.accelerator.is_available():
+        found.model.to(torch.accelerator.current_accelerator())
     paths = [str(Path(task).expanduser()) if task.endswith((".yaml", ".yml")) else task for task in tasks]
     with _quiet():
         # Its own tasks are some ten thousand files, which it reads all of to find one.

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT
 
 from llmforge import cli, evaluation
 from llmforge.configs.evaluation import EvaluationArguments
@@ -124,6 +128,22 @@ def test_a_model_that_answers_right_is_said_to(saved, rows, monkeypatch, capsys)
         assert words in shown
     lines = [json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["exact_match"] for line in lines] == [True, False, True, True, True]
+
+
+@pytest.mark.slow
+def test_two_processes_answer_the_same_rows(saved, rows, tmp_path):
+    folder, _ = saved()
+    alone = evaluated(folder, rows)
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    launcher += [str(ROOT / "accelerate_configs" / "cpu_ddp.yaml"), "-m", "llmforge", "evaluate"]
+    flags = ["--model", str(folder), "--test_file", str(rows), "--samples", "1", "--output", "two.json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*launcher, *flags], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(Path("two.json").read_text())
+    assert told["processes"] == 2
+    assert told["bits_per_byte"] == pytest.approx(alone.total.bits_per_byte, rel=1e-9)
+    assert [json.loads(line) for line in Path("answers-two.jsonl").read_text(encoding="utf-8").splitlines()] == alone.lines
 
 
 def test_flags_go_before_the_task_and_the_task_before_the_defaults(saved, rows, capsys):
