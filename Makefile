@@ -12,7 +12,7 @@ CORPUS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gearhead refocused-test pretrain-rocm corpus-given test test-slow chaos check fmt docs bench clean
+.PHONY: help setup demo gearhead gearhead-compare gearhead-there infer refocused-test pretrain-rocm corpus-given test test-slow chaos check fmt docs bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -39,8 +39,27 @@ gearhead: setup ## pretrain, fine-tune and ask a model about broken machines, in
 	$(BIN)/llmforge convert $(GEARHEAD) runs/gearhead-rows --task $(GEARHEAD)/task.yaml
 	PATH="$(abspath $(BIN)):$$PATH" accelerate launch recipes/finetune_gearhead.py \
 	  --from_pretrained runs/gearhead-base --train_file runs/gearhead-rows --output_dir runs/gearhead
+	$(BIN)/llmforge evaluate --model runs/gearhead --test_file runs/gearhead-rows --samples 1 --strategies greedy
 	$(BIN)/python recipes/infer_gearhead.py --model runs/gearhead --equipment "Caterpillar 320D" \
 	  --symptom "Engine loses power under load" --error-codes P0087
+
+gearhead-compare: gearhead-there setup ## then: the same rows without the pretraining, and all three models on the held-out ones
+	rm -rf runs/gearhead-scratch
+	PATH="$(abspath $(BIN)):$$PATH" accelerate launch recipes/finetune_gearhead.py --from_scratch \
+	  --from_pretrained runs/gearhead-base --train_file runs/gearhead-rows --output_dir runs/gearhead-scratch
+	$(BIN)/llmforge evaluate --compare runs/gearhead runs/gearhead-scratch runs/gearhead-base --test_file runs/gearhead-rows
+
+gearhead-there:
+	@:$(if $(wildcard runs/gearhead/final),,$(error There is no runs/gearhead yet: make gearhead trains it))
+
+# Another run that has learnt a task: MODEL. Its fields, or a prompt: ARGS, as llmforge generate takes them.
+MODEL = runs/gearhead
+EQUIPMENT =
+SYMPTOM =
+CODES =
+infer: setup ## ask what make gearhead has trained: [EQUIPMENT= SYMPTOM= CODES=], or [MODEL=DIR ARGS='--field name=value']
+	$(if $(ARGS),$(BIN)/llmforge generate --model "$(MODEL)" $(ARGS),$(BIN)/python recipes/infer_gearhead.py --model "$(MODEL)" \
+	  $(if $(EQUIPMENT),--equipment "$(EQUIPMENT)") $(if $(SYMPTOM),--symptom "$(SYMPTOM)") $(if $(CODES),--error-codes $(CODES)))
 
 refocused-test: setup ## the refocused recipe end to end on a CPU: shards from an emulated bucket, killed, resumed from the bucket
 	$(BIN)/python -m pytest -v tests/remote/test_recipe.py tests/recipes/test_pretrain_refocused.py

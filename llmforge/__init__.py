@@ -22,7 +22,8 @@ _HOME = {
     "Divergence": "callbacks.divergence",
     "EarlyStopping": "callbacks.early_stopping",
     "EpochSampler": "data.sampler",
-    "Evaluation": "evaluation",
+    "Comparison": "scoring.result",
+    "Evaluation": "scoring.result",
     "EvaluationArguments": "configs.evaluation",
     "ExportArguments": "configs.export",
     "ExportResult": "export",
@@ -58,6 +59,7 @@ _HOME = {
     "ask": "generate",
     "build_model": "models",
     "build_trainer": "build",
+    "compare_models": "evaluation",
     "complete": "sampling.completions",
     "evaluate_model": "evaluation",
     "export_model": "export",
@@ -112,7 +114,7 @@ if TYPE_CHECKING:
     from llmforge.data.rows import PackedRows
     from llmforge.data.sampler import EpochSampler
     from llmforge.errors import CheckpointError, ConfigError, DataError, LlmforgeError, StorageError, TrainingDiverged
-    from llmforge.evaluation import Evaluation, evaluate_model
+    from llmforge.evaluation import compare_models, evaluate_model
     from llmforge.export import ExportResult, export_model
     from llmforge.finetune import finetune_model, parse_finetune, prepare_finetune
     from llmforge.generate import ask
@@ -126,6 +128,7 @@ if TYPE_CHECKING:
     from llmforge.runtime.commands import run_command
     from llmforge.runtime.run_folder import RunFolder
     from llmforge.sampling.completions import complete
+    from llmforge.scoring.result import Comparison, Evaluation
     from llmforge.tasks.files import find_task, load_task
     from llmforge.tasks.task import Task
     from llmforge.trainer import ForgeTrainer

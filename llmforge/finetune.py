@@ -140,6 +140,8 @@ def check_finetune(config: FinetuneConfig) -> tuple[Start, TaskRows | None]:
 def _check_adapters(config: FinetuneConfig, start: Start) -> None:
     if not config.lora.lora:
         return
+    if config.finetune.from_scratch:
+        raise ConfigError("--from_scratch draws the weights anew, which --lora would leave as drawn.", "Leave one of them out.")
     if config.finetune.add_tokens:
         raise ConfigError(
             "--add_tokens needs new rows in the embeddings, which --lora leaves as they are.",

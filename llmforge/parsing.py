@@ -27,7 +27,7 @@ from llmforge.errors import ConfigError
 T = TypeVar("T")
 
 #: Fields that hold a path, or a name where there is no such path.
-_PATHS = ("corpus", "dataset_dir", "tokenizer")
+_PATHS = ("corpus", "dataset_dir", "tokenizer", "test_file")
 #: Where the data comes from: a flag for one of them sets aside what the YAML file says of the others.
 _ALTERNATIVES = ("corpus", "source", "dataset_dir")
 #: Lists whose items are mappings in YAML; as a flag, which may be given again, an item is JSON or ``key=value,…``.

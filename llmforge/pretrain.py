@@ -29,7 +29,7 @@ from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import PreparedDataset, load_prepared
 from llmforge.data.sources.corpus import check_corpus
 from llmforge.errors import ConfigError
-from llmforge.evaluation import Evaluation, evaluate_on, report, result_path
+from llmforge.evaluation import evaluate_on, report
 from llmforge.mirroring import check_remote, default_folder, is_remote
 from llmforge.models import build_config, build_model, check_block_size, embedding_rows, get_preset
 from llmforge.optimizers import check_optimizer
@@ -51,6 +51,7 @@ from llmforge.runtime.precision import apply_precision
 from llmforge.runtime.run_folder import FINAL, refuse_used_folder
 from llmforge.runtime.run_lock import alone_in, refuse_running
 from llmforge.runtime.trackers import check_trackers
+from llmforge.scoring.result import Evaluation, result_path
 from llmforge.trainer import ForgeTrainer
 
 
@@ -251,6 +252,7 @@ def evaluate_run(config: RunConfig, data: PreparedDataset) -> Evaluation:
         model=str(model),
         dataset_dir=str(data.path),
         split="test" if "test" in data.dataset else "validation",
+        samples=0,
         per_device_eval_batch_size=config.training.per_device_eval_batch_size,
     )
     evaluation = evaluate_on(load_pretrained_model(str(model)), data, settings)

@@ -104,9 +104,8 @@ def _write_results(model: Any, seed: int, run: RunFolder, config: RunConfig, dat
     if config.generation.prompts:
         texts = complete(model, data.tokenizer, config.generation.prompts, config.generation, seed=seed)
         result.samples = list(zip(config.generation.prompts, texts, strict=True))
-    strategy = "sampled" if config.generation.do_sample else "greedy"
     for prompt, text in result.samples:
-        line = sample_line(result.step, prompt, strategy, config.generation, text, final=True)
+        line = sample_line(result.step, prompt, config.generation.strategy, config.generation, text, final=True)
         append_json_line(run.path / SAMPLES, line)
     data.tokenizer.save_pretrained(run.path / "tokenizer")
     if result.test:

@@ -1,6 +1,7 @@
 """accelerate launch recipes/finetune_gearhead.py --from_pretrained runs/gearhead-base --train_file runs/gearhead-rows
 
-Fine-tune a model on equipment diagnostics: given machine, symptom and error codes it writes cause and solution.
+Fine-tune a model on equipment diagnostics: given machine, symptom and error codes it writes system, cause,
+solution and maintenance.
 `make gearhead` is the whole way, from the sample texts to an answer: pretrain, convert the scenarios, fine-tune, ask.
 
 Configs: demo (recipes/configs/finetune_gearhead/), or a path. Any field is a flag; --help lists them, --dry_run says

@@ -106,7 +106,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
             RunArguments,
         ],
         "generate": [GenerateArguments, GenerationArguments],
-        "evaluate": [EvaluationArguments],
+        "evaluate": [EvaluationArguments, GenerationArguments],
         "export": [ExportArguments],
         "prepare": [DataArguments, TokenizerArguments, PrepareArguments],
         "tokenizer": [DataArguments, TokenizerArguments, TokenizerCommandArguments],

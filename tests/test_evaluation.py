@@ -14,6 +14,7 @@ import pytest
 import torch
 import zstandard
 from helpers import ROOT, tiny_model
+from rich.cells import cell_len
 from test_pretrain import command as pretrain_command
 
 from llmforge import cli, evaluation
@@ -24,6 +25,7 @@ from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import load_prepared
 from llmforge.errors import ConfigError, DataError
 from llmforge.evaluation import evaluate_model
+from llmforge.scoring import on_text
 from llmforge.scoring.figures import figures_of, zstd_size
 from llmforge.scoring.text import text_of_dataset
 from llmforge.tokenization import train_tokenizer
@@ -100,7 +102,7 @@ def counted(model, tokenizer, texts: list[str], block: int = BLOCK, stride: int 
 
 
 def evaluated(folder: Path, corpus: list[Path], **changes):
-    settings = {"block_size": BLOCK, "format": "text", "clean": False} | changes
+    settings = {"block_size": BLOCK, "format": "text", "clean": False, "samples": 0} | changes
     return evaluate_model(EvaluationArguments(model=str(folder), corpus=[str(path) for path in corpus], **settings))
 
 
@@ -229,7 +231,7 @@ def test_a_dataset_of_another_tokenizer_is_refused_before_anything_runs(saved, p
     words = " ".join(f"{left}{right}" for left in "abcdefghij" for right in "klmnopqrst")
     other = train_tokenizer([words], TokenizerArguments(vocab_size=330, min_frequency=1))
     other.save(folder)
-    monkeypatch.setattr(evaluation, "segment_sums", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(on_text, "segment_sums", lambda *_: pytest.fail("it ran"))
     assert cli.main(["evaluate", "--model", str(folder), "--dataset_dir", str(prepared.path)]) == 3
     error = capsys.readouterr().err
     assert "was tokenized with another tokenizer" in error
@@ -327,7 +329,7 @@ def test_the_table_fits_and_says_what_the_brackets_are(saved, texts, capsys, mon
     assert "stride 8" in shown
     assert "bootstrap resamples" in shown
     assert "perplexity" in shown
-    assert max(len(line) for line in shown.splitlines() if line.startswith("│")) <= 80
+    assert max(cell_len(line) for line in shown.splitlines() if line.startswith("│")) <= 80
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,25 @@ def test_padding_and_tokens_are_added_and_saved(bases, tokenizer, tmp_path):
     assert len(final) <= model.config.vocab_size
 
 
+def test_from_scratch_takes_shape_and_tokenizer_and_no_weight(bases, preset, tmp_path, capsys):
+    base = bases[preset]
+    made = [load_start(settings(tmp_path / "run", base=base, from_scratch=True)) for _ in range(2)]
+    plain = load_start(settings(tmp_path / "run", base=base))
+    drawn = made[0].found.model.state_dict()
+    for name, weights in plain.found.model.state_dict().items():
+        if weights.ndim == 2:
+            assert not torch.equal(weights, drawn[name]), name
+    again = made[1].found.model.state_dict()
+    assert all(torch.equal(again[name], weights) for name, weights in drawn.items())
+    assert made[0].found.model.config.to_dict() == plain.found.model.config.to_dict()
+    assert made[0].tokenizer.get_vocab() == plain.tokenizer.get_vocab()
+    if preset == "gpt2-10m":
+        assert command(base, "--train_file", "rows", "--output_dir", "run", "--from_scratch", "--lora") == 2
+        assert "--from_scratch draws the weights anew" in capsys.readouterr().err
+        assert command(base, "--train_file", "rows", "--output_dir", "run", "--from_scratch", "--max_steps", "1") == 0
+        assert "trained from scratch with llmforge in the shape of" in Path("run/final/README.md").read_text()
+
+
 def test_dropout_is_set_everywhere(preset, tokenizer):
     model = tiny_model(preset, tokenizer).train()
     ids = torch.arange(2, 22).reshape(2, 10)

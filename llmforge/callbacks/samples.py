@@ -95,6 +95,8 @@ class Samples(TrainerCallback):
 def sample_line(step: int, prompt: str, strategy: str, settings: GenerationArguments, text: str, **more: Any) -> dict[str, Any]:
     """One line of ``samples.jsonl``: step, prompt, strategy, its settings, text."""
     used = {"max_new_tokens": settings.max_new_tokens, "do_sample": settings.do_sample}
-    if settings.do_sample:
+    if settings.num_beams > 1:
+        used |= {"num_beams": settings.num_beams}
+    elif settings.do_sample:
         used |= {name: value for name, value in asdict(settings).items() if name in ("temperature", "top_p", "top_k")}
     return {"step": step, **more, "prompt": prompt, "strategy": strategy, "settings": used, "text": text}

@@ -1,4 +1,4 @@
-"""Which model to evaluate, on what text."""
+"""Which models to evaluate, on what text or rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from llmforge.errors import ConfigError
 
 @dataclass
 class EvaluationArguments(SourceSettings):
-    """A model and a text.
+    """A model, or several, and what to evaluate them on.
 
     Raises:
-        ConfigError: No model or no text, or settings that do not go together.
+        ConfigError: Settings that do not go together.
     """
 
     _argument_group_name = "evaluation"
@@ -28,8 +28,14 @@ class EvaluationArguments(SourceSettings):
     base_model: str | None = field(
         default=None, metadata={"help": "The model an adapter was trained on, where it does not lie where the adapter says."}
     )
+    compare: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Two or more models instead of --model: each is compared with the first, on the same text or rows."},
+    )
     dataset_dir: str | None = field(default=None, metadata={"help": "A dataset that `llmforge prepare` made."})
-    split: Literal["train", "validation", "test"] = field(default="test", metadata={"help": "The split of --dataset_dir."})
+    split: Literal["train", "validation", "test"] = field(
+        default="test", metadata={"help": "The split of --dataset_dir, or of a folder given as --test_file."}
+    )
     corpus: list[str] = field(
         default_factory=list, metadata={"help": "Files or folders of text, instead of --dataset_dir; each is a source."}
     )
@@ -37,6 +43,25 @@ class EvaluationArguments(SourceSettings):
         default_factory=list,
         metadata={"help": "A source as `llmforge prepare` takes it: format=text,path=FOLDER,…; may be given again."},
     )
+    test_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows of a task, instead of text: JSON lines, JSON or CSV, or a folder that `llmforge convert` made. The "
+            "model answers each, and is scored on the answers too."
+        },
+    )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "What the rows are for: a task file, completion, qa or chat; by default the one saved beside the rows or "
+            "the model, or what the first row tells."
+        },
+    )
+    lm_eval: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Tasks of lm-eval, by name or as a YAML file, beside the text or alone; needs the extra lm-eval."},
+    )
+    samples: int = field(default=2, metadata={"help": "Held-out prompts that are completed in each of --strategies."})
     stride: int | None = field(
         default=None,
         metadata={
@@ -62,8 +87,26 @@ class EvaluationArguments(SourceSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dataset_dir is not None and (self.corpus or self.source):
-            raise ConfigError(f"--dataset_dir {self.dataset_dir} and --corpus or --source are both given.", "Give one of them.")
+        texts = {
+            "--dataset_dir": self.dataset_dir,
+            "--corpus or --source": self.corpus or self.source,
+            "--test_file": self.test_file,
+        }
+        given = [name for name, value in texts.items() if value]
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(given)} are both given.", "Give one of them.")
+        if self.model is not None and self.compare:
+            raise ConfigError(f"--model {self.model} and --compare are both given.", "Give one of them.")
+        if len(self.compare) == 1 or len(set(self.compare)) < len(self.compare):
+            raise ConfigError(f"--compare {' '.join(self.compare)}: there is nothing to compare.", "Give two models or more.")
+        for flag, value, needed in (("--task", self.task, "--test_file"), ("--stride", self.stride, "text")):
+            if value is not None and (self.test_file is None) == (needed == "--test_file"):
+                raise ConfigError(f"{flag} {value} goes with {needed} only.", f"Leave it out, or give {needed}.")
+        if self.compare and (self.base_model is not None or self.lm_eval):
+            flag = f"--base_model {self.base_model}" if self.base_model is not None else f"--lm_eval {' '.join(self.lm_eval)}"
+            raise ConfigError(f"{flag} goes with --model only.", "Leave it out, or evaluate one model at a time.")
+        if self.samples < 0:
+            raise ConfigError(f"--samples {self.samples} is negative.", "Give 0 for none.")
         for name in ("stride", "block_size", "per_device_eval_batch_size", "prepare_workers"):
             value = getattr(self, name)
             if value is not None and value < (2 if name == "block_size" else 1):
@@ -81,6 +124,11 @@ class EvaluationArguments(SourceSettings):
             prepare_workers=self.prepare_workers,
             **settings,
         )
+
+    @property
+    def has_text(self) -> bool:
+        """Whether text or rows are given."""
+        return bool(self.dataset_dir or self.corpus or self.source or self.test_file)
 
     def sources(self) -> list[Source]:
         """Each of the sources."""

@@ -30,6 +30,13 @@ class FinetuneArguments:
             "help": "The model to start from: a run's folder, its final/, a checkpoint, any GPT-2 or GPT-NeoX folder, a hub id."
         },
     )
+    from_scratch: bool = field(
+        default=False,
+        metadata={
+            "help": "Take only shape and tokenizer from --from_pretrained and draw all weights anew: the control that says what "
+            "the pretraining was worth."
+        },
+    )
     train_file: str | None = field(
         default=None,
         metadata={"help": "Rows to train on: JSON lines, JSON or CSV, or a folder that `llmforge convert` made."},

@@ -13,7 +13,7 @@ _GREEDY = "greedy"
 #: Below it logits divided by the temperature overflow.
 _COLDEST = 1e-3
 #: What a strategy may set.
-_SETTINGS: dict[str, Callable[[str], Any]] = {"temperature": float, "top_p": float, "top_k": int}
+_SETTINGS: dict[str, Callable[[str], Any]] = {"temperature": float, "top_p": float, "top_k": int, "num_beams": int}
 
 
 @dataclass
@@ -35,14 +35,17 @@ class GenerationArguments:
     temperature: float = field(default=0.8, metadata={"help": "Below 1 sharpens the distribution, above 1 flattens it."})
     top_p: float = field(default=0.95, metadata={"help": "Sample from the likeliest tokens of this total probability."})
     top_k: int = field(default=0, metadata={"help": "Sample from so many of the likeliest tokens; 0 is all of them."})
+    num_beams: int = field(
+        default=1, metadata={"help": "Instead of sampling search for the likeliest text, with so many beams; 1 is no search."}
+    )
     stop_strings: list[str] = field(
         default_factory=list, metadata={"help": "A completion ends where one of these comes up, and without it."}
     )
     strategies: list[str] = field(
         default_factory=lambda: [_GREEDY, "temperature=0.8,top_p=0.95", "temperature=1.0,top_k=40"],
         metadata={
-            "help": "How each prompt is completed at evaluations: greedy, or settings like temperature=0.8,top_p=0.95,top_k=40; "
-            "an empty list takes the settings above alone."
+            "help": "How each prompt is completed at evaluations: greedy, num_beams=4, or settings like "
+            "temperature=0.8,top_p=0.95,top_k=40; an empty list takes the settings above alone."
         },
     )
 
@@ -58,32 +61,47 @@ class GenerationArguments:
             raise ConfigError(f"--top_p {self.top_p} is no probability.", "Give a number above 0 and up to 1.")
         if self.top_k < 0:
             raise ConfigError(f"--top_k {self.top_k} is negative.", "Give 0 for all tokens.")
+        if self.num_beams < 1:
+            raise ConfigError(f"--num_beams {self.num_beams} is too small.", "Give at least 1.")
         if "" in self.stop_strings:
             raise ConfigError("--stop_strings '' would stop at once.", "Give text, or leave it out.")
         for name in self.strategies:
             _strategy(name)
 
+    @property
+    def samples(self) -> bool:
+        """Whether chance has a part in what comes out."""
+        return self.do_sample and self.num_beams == 1
+
+    @property
+    def strategy(self) -> str:
+        """What these settings are called where no strategies are given."""
+        return f"num_beams={self.num_beams}" if self.num_beams > 1 else "sampled" if self.do_sample else _GREEDY
+
     def by_strategy(self) -> dict[str, GenerationArguments]:
         """The settings of each of `strategies`, by its name, without strategies of their own."""
         own = replace(self, strategies=[])
         if not self.strategies:
-            return {"sampled" if self.do_sample else _GREEDY: own}
+            return {self.strategy: own}
         return {name: replace(own, **_strategy(name)) for name in self.strategies}
 
 
 def _strategy(name: str) -> dict[str, Any]:
     """``temperature=0.8,top_p=0.95`` as the fields it sets; what it does not name is neutral."""
     if name == _GREEDY:
-        return {"do_sample": False}
-    fields: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+        return {"do_sample": False, "num_beams": 1}
+    fields: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "num_beams": 1}
     for part in name.split(","):
         key, _, value = part.partition("=")
         try:
             fields[key.strip()] = _SETTINGS[key.strip()](value)
         except (KeyError, ValueError):
             raise ConfigError(
-                f"--strategies {name}: {part!r} is no setting.", "Write greedy, or settings like temperature=0.8,top_p=0.95."
+                f"--strategies {name}: {part!r} is no setting.",
+                "Write greedy, num_beams=4, or settings like temperature=0.8,top_p=0.95.",
             ) from None
+    if "num_beams" in name and ("," in name or fields["num_beams"] < 2):
+        raise ConfigError(f"--strategies {name}: beams search alone, and two or more of them.", "Write num_beams=4.")
     try:
         GenerationArguments(**fields, strategies=[])  # refuses impossible values
     except ConfigError as error:

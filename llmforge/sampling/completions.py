@@ -89,81 +89,115 @@ def continue_ids(
     on_text: Callable[[str], None] | None = None,
 ) -> Completion:
     """Go on from ids, which fill fewer than all of the model's positions."""
+    return continue_batch(model, tokenizer, [ids], args, seed, on_text)[0]
+
+
+def continue_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    args: GenerationArguments,
+    seed: int = 0,
+    on_text: Callable[[str], None] | None = None,
+) -> list[Completion]:
+    """Go on from the ids of several prompts at once.
+
+    Without sampling what comes of a prompt depends on no other one, up to rounding.
+
+    Args:
+        prompts: Each leaves room for ``max_new_tokens`` in the model's positions, unless it is alone.
+        seed: Of all of them together.
+        on_text: As `completions`; for a single prompt. A search with beams has its text at its end only.
+    """
     import torch
 
-    settings: dict[str, Any] = {"do_sample": args.do_sample}
-    if args.do_sample:
+    settings: dict[str, Any] = {"do_sample": args.samples, "num_beams": args.num_beams}
+    if args.samples:
         settings |= {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
     added = tokenizer.get_added_vocab() if args.stop_strings else {}
     # A stop that is a token of its own may be a special one, which no text shows.
     ends = [tokenizer.eos_token_id, *(added[stop] for stop in args.stop_strings if stop in added)]
-    told = _Told(tokenizer, len(ids), args.stop_strings, on_text)
+    longest = max(map(len, prompts))
+    told = _Told(tokenizer, longest, args.stop_strings, ends, on_text)
     if args.stop_strings or on_text is not None:
         settings["stopping_criteria"] = [told]
-    most = min(args.max_new_tokens, model.config.max_position_embeddings - len(ids))
+    most = min(args.max_new_tokens, model.config.max_position_embeddings - longest)
     was_training = model.training
     model.eval()
     try:
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []), torch.no_grad():
             torch.manual_seed(seed)
-            given = torch.tensor([ids], device=model.device)
+            padding = [longest - len(ids) for ids in prompts]  # on the left, where the mask hides it
+            filled = [[tokenizer.eos_token_id] * count + ids for count, ids in zip(padding, prompts, strict=True)]
+            seen = [[0] * count + [1] * (longest - count) for count in padding]
             produced = model.generate(
-                given,
-                attention_mask=torch.ones_like(given),
+                torch.tensor(filled, device=model.device),
+                attention_mask=torch.tensor(seen, device=model.device),
                 max_new_tokens=most,
                 eos_token_id=ends,
                 pad_token_id=tokenizer.pad_token_id,
                 use_cache=True,
                 **settings,
-            )[0, len(ids) :].tolist()
+            )[:, longest:].tolist()
     finally:
         model.train(was_training)
-    text = told.end(produced)
-    last = produced[-1] if produced else None
-    stopped = told.stopped or last in ends[1:]
-    ended = "stop string" if stopped else "end of text" if last == tokenizer.eos_token_id else "length"
-    return Completion(text, len(produced), ended)
+    return [told.end(ids) for ids in produced]
 
 
 class _Told:
-    """Follows a completion as it is made: passes its text on, and stops it at a stop string.
+    """Follows completions as they are made: stops each at a stop string, and passes the text of a single one on.
 
     A criterion for `generate`, which calls it after every token.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, start: int, stops: Sequence[str], on_text: Callable[[str], None] | None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        start: int,
+        stops: Sequence[str],
+        ends: Sequence[int],
+        on_text: Callable[[str], None] | None,
     ):
         self.tokenizer, self.start, self.stops, self.on_text = tokenizer, start, stops, on_text
-        self.stopped = False
+        self._ends = ends  # ids that end a completion: the end of text, and stop strings that are tokens
         self._passed = 0  # characters
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         import torch
 
-        text = self._text(input_ids[0, self.start :].tolist())
-        if not self.stopped:
+        found = [self._text(ids) for ids in input_ids[:, self.start :].tolist()]
+        if len(found) == 1 and not found[0][1]:
+            text = found[0][0]
             # What may yet become another character, or a stop string, waits.
             held = max((n for stop in self.stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
             self._pass_on(text[: len(text) - held].rstrip("\ufffd"))
-        return torch.full((len(input_ids),), self.stopped, device=input_ids.device, dtype=torch.bool)
+        return torch.tensor([stopped for _, stopped in found], device=input_ids.device)
 
-    def _text(self, ids: list[int]) -> str:
+    def _text(self, ids: list[int]) -> tuple[str, bool]:
+        """The text of a completion up to a stop string, and whether it came to one."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         places = [place for stop in self.stops if (place := text.find(stop)) >= 0]
-        self.stopped = bool(places)
-        return text[: min(places)] if places else text
+        return text[: min(places)] if places else text, bool(places)
 
     def _pass_on(self, text: str) -> None:
         if self.on_text is not None and len(text) > self._passed:
             self.on_text(text[self._passed :])
             self._passed = len(text)
 
-    def end(self, ids: list[int]) -> str:
-        """The text of a completion that is made, without its stop string; what is left of it is passed on."""
-        text = self._text(ids)
+    def end(self, ids: list[int]) -> Completion:
+        """A completion that is made; what is left of its text is passed on.
+
+        Args:
+            ids: With padding behind its end where others of its batch are longer.
+        """
+        text, stopped = self._text(ids)
         self._pass_on(text)
-        return text
+        over = {*self._ends, self.tokenizer.pad_token_id}
+        length = next((place for place, token in enumerate(ids) if token in over), len(ids))
+        last = next((token for token in ids[length : length + 1] if token in self._ends), None)
+        stopped |= last in self._ends[1:]
+        ended = "stop string" if stopped else "length" if last is None else "end of text"
+        return Completion(text, length + (last is not None), ended)
 
 
 def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -91,11 +91,7 @@ def figures_of(sums: np.ndarray, document_of: np.ndarray, chosen: np.ndarray, zs
 def _intervals(units: np.ndarray) -> dict[str, tuple[float, float]]:
     if len(units) < 2:
         return {}
-    source = np.random.default_rng(_SEED)
-    drawn = np.stack(
-        [np.bincount(source.integers(0, len(units), len(units)), minlength=len(units)) @ units for _ in range(RESAMPLES)]
-    )
-    nll, tokens, correct, size, byte_nll, top5 = drawn.T
+    nll, tokens, correct, size, byte_nll, top5 = drawn(units).T
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         values = {
             "loss": nll / tokens,
@@ -104,9 +100,20 @@ def _intervals(units: np.ndarray) -> dict[str, tuple[float, float]]:
             "accuracy": correct / tokens,
             "top5_accuracy": top5 / tokens,
         }
-    tails = (50 * (1 - LEVEL), 50 * (1 + LEVEL))
-    made = {name: np.percentile(value, tails).tolist() for name, value in values.items()}
-    return {name: (low, high) for name, (low, high) in made.items()}
+    return {name: ends_of(value) for name, value in values.items()}
+
+
+def drawn(units: np.ndarray) -> np.ndarray:
+    """Sums over units that were drawn anew, always the same draws: ``(RESAMPLES, columns)`` of ``(units, columns)``."""
+    source = np.random.default_rng(_SEED)
+    count = len(units)
+    return np.stack([np.bincount(source.integers(0, count, count), minlength=count) @ units for _ in range(RESAMPLES)])
+
+
+def ends_of(values: np.ndarray) -> tuple[float, float]:
+    """Low and high end of the percentile interval of resampled values."""
+    low, high = np.percentile(values, (50 * (1 - LEVEL), 50 * (1 + LEVEL))).tolist()
+    return low, high
 
 
 def zstd_size(text: bytes) -> int:

@@ -103,9 +103,18 @@ def text_of_dataset(data: PreparedDataset, split: str) -> EvaluationText:
 
 
 def text_of_corpus(
-    data: DataArguments, tokenizer: PreTrainedTokenizerBase, progress: Callable[[int, int], None] = lambda done, total: None
+    data: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    in_sections: bool = False,
 ) -> EvaluationText:
-    """The documents of files and folders, read and cleaned as `prepare` does, whole, with every copy kept.
+    """The documents of files and folders, read and cleaned as `prepare` does, with every copy kept.
+
+    Args:
+        data: Where they are, and how they are read.
+        tokenizer: Makes tokens of them.
+        progress: Is told how far reading is.
+        in_sections: Whether few large documents are cut as `prepare` cuts them, so that there is something to pair.
 
     Raises:
         DataError: They cannot be read, or there is no text in them.
@@ -116,7 +125,7 @@ def text_of_corpus(
         text_tokenizer = load(Path(folder))
         key = digest((Path(folder) / name).read_bytes() for name in FILES)
     ids = IdRange(len(text_tokenizer), text_tokenizer.end_of_text, text_tokenizer.pad, key)
-    corpus = read_shards(data, ids, progress, in_sections=False)
+    corpus = read_shards(data, ids, progress, in_sections=in_sections)
     tokens = TokenizedCorpus(corpus, text_tokenizer, key, {})
     documents: list[np.ndarray] = []
     every = np.ones(len(corpus), dtype=np.int64)

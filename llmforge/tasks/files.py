@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: Settings of `GenerationArguments` that a task may give defaults for.
-GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
+GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams")
 _KEYS = {
     "fields": ("name", "kind", "fields", "prompt", "completion", "stop", "generation", "truncate"),
     "chat": ("name", "kind", "chat_template", "special", "stop", "generation", "truncate"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +73,8 @@ def read_task_rows(args: FinetuneArguments, model: Path) -> TaskRows:
             raise DataError(
                 f"--train_file {given}: there is no train.jsonl in that folder.", "Give one that `llmforge convert` made."
             )
-    splits = {name: _read(path, f"--{name}_file") for name, path in files.items() if path is not None}
-    task = _task(args, splits["train"][0], folder, model)
+    splits = {name: read_row_file(path, f"--{name}_file") for name, path in files.items() if path is not None}
+    task = task_of_rows(args.task, splits["train"][0], (folder, model))
     for rows in splits.values():
         for row in rows:
             task.render(row.values, row.where)  # refused here, before anything is tokenized
@@ -88,7 +88,12 @@ def _path(given: str | None) -> Path | None:
     return None if given is None else Path(given).expanduser()
 
 
-def _read(path: Path, flag: str) -> list[Row]:
+def read_row_file(path: Path, flag: str) -> list[Row]:
+    """The rows of a file.
+
+    Raises:
+        DataError: It is not there, cannot be read, or has none.
+    """
     if not path.is_file():
         raise DataError(f"{flag} {path}: no such file.", "Give a file of rows, or a folder that `llmforge convert` made.")
     rows = list(read_rows(path))
@@ -97,10 +102,20 @@ def _read(path: Path, flag: str) -> list[Row]:
     return rows
 
 
-def _task(args: FinetuneArguments, first: Row, folder: Path, model: Path) -> Task:
-    if args.task is not None:
-        return find_task(args.task)
-    for place in (folder, model):
+def task_of_rows(given: str | None, first: Row, places: Sequence[Path]) -> Task:
+    """The task that rows are for.
+
+    Args:
+        given: By ``--task``.
+        first: One of the rows, which may tell.
+        places: Folders that a task may be saved in.
+
+    Raises:
+        ConfigError: There is none, or it cannot be used.
+    """
+    if given is not None:
+        return find_task(given)
+    for place in places:
         found = load_task(place)
         if found is not None:
             logger.info("task %s: %s", found.name, place / "task.yaml")

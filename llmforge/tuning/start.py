@@ -67,10 +67,20 @@ def load_start(config: FinetuneConfig) -> Start:
     if given is None:
         raise ConfigError("--from_pretrained is not given.", "Give the folder of the model to start from.")
     found = load_pretrained_model(given, flag="--from_pretrained")
+    if config.finetune.from_scratch:
+        found.model = _drawn_anew(found.model, config.training.seed)
     tokenizer = found.tokenizer
     known = max(tokenizer.get_vocab().values()) + 1
     grow_tokenizer(tokenizer, config.finetune.add_tokens)
     return Start(given, found, tokenizer, known)
+
+
+def _drawn_anew(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """A model of the same shape with the weights that it would begin a pretraining with."""
+    set_seed(seed)
+    made = type(model)(model.config)
+    made.generation_config = model.generation_config
+    return made.eval()
 
 
 def grow_tokenizer(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str] = ()) -> None:
@@ -232,10 +242,10 @@ def model_card(start: Start, config: FinetuneConfig, parameters: int) -> tuple[s
     """How the model came about, in a sentence, and how it is loaded, in Python."""
     what = start.task.name if start.task is not None else "plain text"
     way = f"by LoRA of rank {config.lora.lora_r}" if config.lora.lora else "in all its weights"
-    sentence = (
-        f"A {config.base.model_type} model of {parameters:,} parameters, fine-tuned {way} with llmforge "
-        f"from `{config.finetune.from_pretrained}` for: {what}"
-    )
+    made = f"trained from scratch with llmforge in the shape of `{config.finetune.from_pretrained}`"
+    if not config.finetune.from_scratch:
+        made = f"fine-tuned {way} with llmforge from `{config.finetune.from_pretrained}`"
+    sentence = f"A {config.base.model_type} model of {parameters:,} parameters, {made} for: {what}"
     lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", ""]
     if config.lora.lora and not config.lora.merge:
         lines = ["from peft import AutoPeftModelForCausalLM", "from transformers import AutoTokenizer", ""]

@@ -20,6 +20,7 @@ from llmforge.errors import ConfigError
         ("top_p", 1.1),
         ("top_p", -0.5),
         ("top_k", -1),
+        ("num_beams", 0),
     ],
 )
 def test_settings_no_sampler_can_use(refused, name: str, value: float):
@@ -42,12 +43,24 @@ def test_remedy_for_greedy_decoding_is_a_flag_there_is(refused):
 def test_names_are_those_of_transformers():
     from transformers import GenerationConfig
 
-    for name in ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k"):
+    for name in ("max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "num_beams"):
         assert hasattr(GenerationConfig(), name)
 
 
 @pytest.mark.parametrize(
-    "name", ["hot", "temperature", "temperature=x", "temperature=0", "top_p=2", "greedy,top_k=3", "top_k=1.5", ""]
+    "name",
+    [
+        "hot",
+        "temperature",
+        "temperature=x",
+        "temperature=0",
+        "top_p=2",
+        "greedy,top_k=3",
+        "top_k=1.5",
+        "num_beams=1",
+        "num_beams=4,top_p=0.9",
+        "",
+    ],
 )
 def test_a_strategy_no_sampler_knows(name: str):
     with pytest.raises(ConfigError, match=re.escape(name) if name else "strategies"):
@@ -71,3 +84,14 @@ def test_without_strategies_the_settings_themselves_are_one():
 
 def test_by_default_greedy_and_two_ways_of_sampling():
     assert [args.do_sample for args in GenerationArguments().by_strategy().values()] == [False, True, True]
+
+
+def test_beams_search_and_do_not_sample():
+    args = GenerationArguments(num_beams=4, strategies=[])
+    assert (args.do_sample, args.samples, args.strategy) == (True, False, "num_beams=4")
+    own = GenerationArguments(num_beams=4, strategies=["greedy", "num_beams=2", "top_p=0.9"]).by_strategy()
+    assert {name: (one.num_beams, one.samples) for name, one in own.items()} == {
+        "greedy": (1, False),
+        "num_beams=2": (2, False),
+        "top_p=0.9": (1, True),
+    }
