@@ -115,6 +115,7 @@ bench: setup ## run the benchmarks that need no GPU, some ten minutes
 	$(BIN)/python benchmarks/attention.py --rounds 3
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/checkpoint.py --preset small
+	$(BIN)/python benchmarks/plan.py --rows 10m
 	$(BIN)/python benchmarks/time_to_loss.py
 
 clean: ## remove the environment and caches of the tools; runs and prepared data stay

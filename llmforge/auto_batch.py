@@ -29,6 +29,7 @@ from llmforge.runtime.devices import available_memory, format_bytes, probe_devic
 from llmforge.runtime.launch import local_world_size, rank_zero_first, world_size
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import RunFolder
+from llmforge.sharding import wants_sharding
 from llmforge.trainer import ForgeTrainer
 
 #: Of the memory that is free at the start, what a training is planned to take at most: other programs may want some too.
@@ -59,7 +60,7 @@ def choose_batch(config: RunConfig, data: PreparedDataset) -> None:
     share = training.per_device_train_batch_size * training.gradient_accumulation_steps
     device = probe_device(training.use_cpu)
     precision = "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32"
-    setup = setup_for(config, data.card["tokenizer"]["vocab_size"], device, precision, world_size())
+    setup = setup_for(config, data.card["tokenizer"]["vocab_size"], device, precision, world_size(), wants_sharding(training))
     # Of a CPU's memory each process of the machine takes its part; asked once, so that all find the same.
     sharing = local_world_size() if device.kind == "cpu" else 1
     room = int(rank_zero_first()(lambda: available_memory(training.use_cpu)) * _SHARE) // sharing

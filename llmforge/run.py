@@ -27,6 +27,7 @@ from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder, refuse
 from llmforge.runtime.run_lock import alone_in
 from llmforge.runtime.signals import stop_signals
 from llmforge.runtime.trackers import tracker_environment
+from llmforge.sharding import wants_sharding
 from llmforge.storage import read_json
 from llmforge.tuning.shape import about, shape_of
 
@@ -211,8 +212,9 @@ def announce(config: RunConfig, data: PreparedDataset) -> None:
 
 def _setup(config: RunConfig, data: PreparedDataset) -> Setup:
     """What the memory of one process depends on, as `llmforge plan` counts it."""
-    device = probe_device(config.training.use_cpu)
-    return setup_for(config, data.card["tokenizer"]["vocab_size"], device, _precision(vars(config.training)), world_size())
+    training = config.training
+    device, vocabulary = probe_device(training.use_cpu), data.card["tokenizer"]["vocab_size"]
+    return setup_for(config, vocabulary, device, _precision(vars(training)), world_size(), wants_sharding(training))
 
 
 def _memory_line(setup: Setup, short: bool) -> str:

@@ -77,7 +77,7 @@ class _Clock(TrainerCallback):
         self.begun.append(time.perf_counter())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if len(self.begun) > 4 and time.perf_counter() - self.begun[0] > MOST_SECONDS:
+        if len(self.begun) > 6 and time.perf_counter() - self.begun[0] > MOST_SECONDS:
             control.should_training_stop = True
 
     def seconds(self) -> list[float]:
@@ -95,7 +95,6 @@ def probe_speed(config: PretrainConfig, vocabulary: int) -> Speed:
     transformers.utils.logging.disable_progress_bar()
     asked, length = config.training, config.data.block_size
     step_rows = asked.per_device_train_batch_size * asked.gradient_accumulation_steps
-    model = transformers.AutoModelForCausalLM.from_config(build_config(config.model, embedding_rows(vocabulary)))
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
         args = ForgeTrainingArguments(**{name: getattr(asked, name) for name in _TAKEN}, **_quiet(folder))
@@ -103,14 +102,16 @@ def probe_speed(config: PretrainConfig, vocabulary: int) -> Speed:
             use_all_cores()
         tokenizer = train_tokenizer(["a b"], TokenizerArguments())
         tokenizer.save(Path(folder))
+        loaded = transformers.AutoTokenizer.from_pretrained(folder)
+        shape = build_config(config.model, embedding_rows(vocabulary), loaded)
         level = logger.level
         logger.setLevel(logging.ERROR)
         try:
             trainer = ForgeTrainer(
-                model=model,
+                model=transformers.AutoModelForCausalLM.from_config(shape),
                 args=args,
                 train_dataset=made_up_rows(step_rows * 2, length, vocabulary),
-                processing_class=transformers.AutoTokenizer.from_pretrained(folder),
+                processing_class=loaded,
                 data_collator=PackedCollator(),
                 callbacks=[clock],
             )

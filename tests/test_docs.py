@@ -73,6 +73,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.configs.generation import GenerateArguments, GenerationArguments
     from llmforge.configs.lora import LoraArguments
     from llmforge.configs.model import ModelArguments
+    from llmforge.configs.plan import PlanArguments
     from llmforge.configs.remote import RemoteArguments
     from llmforge.configs.run import RunArguments
     from llmforge.configs.tokenizer import TokenizerArguments
@@ -111,6 +112,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
         "prepare": [DataArguments, TokenizerArguments, PrepareArguments],
         "tokenizer": [DataArguments, TokenizerArguments, TokenizerCommandArguments],
     }
+    classes["plan"] = [PlanArguments, *classes["pretrain"]]
     if verb == "tokenizer":
         assert words[0] in ("train", "inspect")
         words = words[1:]
