@@ -40,8 +40,9 @@ def test_there_are_commands():
 
 
 @pytest.mark.parametrize("line", shell_commands())
-def test_commands_parse(line, capsys):
+def test_commands_parse(line, capsys, monkeypatch):
     """Every command is one that exists, with flags and configs that exist."""
+    monkeypatch.chdir(ROOT)  # where they are to be typed
     words = shlex.split(line)
     if words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
