@@ -140,8 +140,8 @@ class Checkpointing(_Trainer):  # type: ignore[misc, valid-type]
         (beside_of(self.model).tokenizer or self.processing_class).save_pretrained(folder)
 
     def model_state(self) -> dict[str, Any]:
-        """The tensors that a checkpoint holds: the model's, or those of its adapters."""
-        state: dict[str, Any] = self.model.state_dict()
+        """The tensors that a checkpoint holds: the model's, or those of its adapters; tied ones are one object."""
+        state: dict[str, Any] = self.model.state_dict(keep_vars=True)
         if isinstance(self.model, PreTrainedModel):
             return state
         trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}

@@ -90,10 +90,11 @@ def gathered(state: Any, keep: bool) -> Any:
     """A copy of `state` in CPU memory, in which every spread tensor is whole. All processes call it alike: each holds a piece.
 
     Args:
-        state: Nested dictionaries, lists and tuples of tensors and of anything else, as `state_dict` gives it.
+        state: Nested dictionaries, lists and tuples of tensors and of anything else, as `state_dict` gives it; tied weights
+            stay tied where they are one object, as with ``keep_vars``.
         keep: Whether this process wants it; one that does not gets empty tensors, and holds one whole tensor at a time.
     """
-    seen: dict[int, torch.Tensor] = {}  # tied weights stay one tensor
+    seen: dict[int, torch.Tensor] = {}  # by identity, which is the same in all processes
 
     def copied(tensor: torch.Tensor) -> torch.Tensor:
         key = id(tensor)
@@ -166,7 +167,7 @@ def whole_model(model: PreTrainedModel, keep: bool) -> PreTrainedModel:
     """
     if not is_sharded(model):
         return model
-    state = gathered(model.state_dict(), keep)
+    state = gathered(model.state_dict(keep_vars=True), keep)
     if not keep:
         return model
     from transformers import AutoModelForCausalLM

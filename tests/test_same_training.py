@@ -350,6 +350,7 @@ def test_a_run_of_one_process_goes_on_sharded(plain_adamw, preset, documents, tm
     assert run.order() == {step: rows for step, rows in plain_adamw.order().items() if step > 3}
     assert_same_within_rounding(run, plain_adamw)
     assert [path.name for path in run.path.glob("checkpoint-7/*model*")] == ["model.safetensors"], "as any other training's"
+    assert run.weights("checkpoint-7").keys() == plain_adamw.weights("checkpoint-7").keys()
     assert json.loads((run.path / "samples.jsonl").read_text().splitlines()[-1])["final"]
 
 

@@ -15,7 +15,8 @@
 set -u
 folder=""
 for word in "$@"; do
-  [ "${before:-}" = --output_dir ] && folder=$word
+  case "${before:-}" in --output_dir | --output-dir) folder=$word ;; esac
+  case "$word" in --output_dir=* | --output-dir=*) folder=${word#*=} ;; esac
   before=$word
 done
 if [ -z "$folder" ]; then
@@ -28,6 +29,9 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # From the job's number, so that two jobs on a node do not meet.
 port=$((20000 + SLURM_JOB_ID % 40000))
 config=${ACCELERATE_CONFIG:-accelerate_configs/multi_node.yaml}
+
+# Of an earlier start: a run that does not come as far as its own would be put into the queue for ever.
+rm -f "$folder/exit.json"
 
 # What srun starts knows its own node's number. --resume begins at step 0 where nothing was saved yet.
 srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch --config_file "$0" --num_machines "$SLURM_NNODES" \

@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from llmforge.callbacks.forge_callback import ForgeCallback
 from llmforge.errors import ConfigError
-from llmforge.sharding import gathered, is_sharded
+from llmforge.sharding import is_sharded, whole
 
 #: Values taken of each tensor, evenly spread: enough for a histogram, and little to copy from a GPU.
 _MOST = 65_536
@@ -47,9 +47,9 @@ class Histograms(ForgeCallback):
             return
         values = {}
         for name, parameter in model.named_parameters():
-            values[f"histograms/parameters/{name}"] = _some(gathered(parameter.detach(), True))
-            if parameter.grad is not None:
-                values[f"histograms/gradients/{name}"] = _some(gathered(parameter.grad, True))
+            for kind, tensor in (("parameters", parameter), ("gradients", parameter.grad)):
+                if tensor is not None:
+                    values[f"histograms/{kind}/{name}"] = _some(whole(tensor))  # for which a sharded one needs every process
         if state.is_world_process_zero:
             self.trainer.trackers.histograms(values, step)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmforge.configs.generation import GenerationArguments
 from llmforge.errors import ConfigError
+from llmforge.sharding import is_sharded
 from llmforge.tasks.prompts import Prompt, cut_parts
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def continue_batch(
                 eos_token_id=ends,
                 pad_token_id=tokenizer.pad_token_id,
                 use_cache=True,
+                synced_gpus=is_sharded(model),  # a process that ended first goes on for the others, who need its pieces
                 **settings,
             )[:, longest:].tolist()
     finally:

@@ -217,11 +217,16 @@ def test_the_slurm_template_is_one_run_of_two_nodes(slurm):
 def test_a_run_that_slurm_stopped_is_started_again(slurm, tmp_path):
     """And one that failed is not."""
     accelerate = tmp_path / "bin" / "accelerate"
-    accelerate.write_text("#!/bin/bash\nexit 1\n")
-    accelerate.chmod(0o755)
     Path("run").mkdir()
-    for code, requeued in ((6, False), (75, True)):
-        Path("run/exit.json").write_text(json.dumps({"exit_code": code, "reason": "SIGTERM"}))
-        assert slurm("recipes/pretrain_go.py", "--output_dir", "run", SLURM_JOB_ID="77").returncode == (0 if requeued else 1)
+    Path("run/exit.json").write_text('{"exit_code": 75}')  # of an earlier start; this one does not come so far
+    for record, flag, requeued in (
+        ("", "--output_dir=run", False),
+        ("6", "--output-dir=run", False),
+        ("75", "--output_dir=run", True),
+    ):
+        told = f"echo '{{\"exit_code\": {record}}}' > run/exit.json" if record else ""
+        accelerate.write_text(f"#!/bin/bash\n{told}\nexit 1\n")
+        accelerate.chmod(0o755)
+        assert slurm("recipes/pretrain_go.py", flag, SLURM_JOB_ID="77").returncode == (0 if requeued else 1)
         assert Path("requeued").exists() == requeued
     assert Path("requeued").read_text() == "77\n"
