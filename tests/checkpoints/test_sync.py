@@ -583,7 +583,7 @@ def test_closing_does_not_wait_for_a_process_that_hangs(run, apart, tmp_path):
         with pytest.raises(RemoteError):
             apart.ask("run_id")
 
-    asking = threading.Thread(target=ask)
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     time.sleep(1)
     begun = time.monotonic()
