@@ -502,6 +502,7 @@ def test_half_of_a_checkpoint_that_was_left_out_is_deleted(run, mirror, remote, 
         return stock(self, path, name, *more)
 
     monkeypatch.setattr(RemoteFolder, "put", breaks)
+    monkeypatch.setattr(sync, "BACKOFF", (1.0, 1.0))  # it waits, and is not on its way, when the next one comes
     it = mirror(upload_queue=1)
     path = checkpoint(run, 5)
     it.add(path)
