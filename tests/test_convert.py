@@ -210,6 +210,8 @@ def test_a_list_goes_on_after_a_comma(task):
     assert scenario.row["solution"] == ["Bleed, then", "measure; again"]
     [scenario] = parse_scenarios("Equipment: a\nError Codes:\nP1; P2;\nP3\n", task)
     assert scenario.row["error_codes"] == ["P1", "P2", "P3"]
+    [scenario] = parse_scenarios("Equipment: a\nError Codes: P1, P2,\nP3\nP4\n", task)
+    assert scenario.row["error_codes"] == ["P1", "P2", "P3", "P4"]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
