@@ -210,6 +210,8 @@ def test_a_list_goes_on_after_a_comma(task):
     assert scenario.row["solution"] == ["Bleed, then", "measure; again"]
     [scenario] = parse_scenarios("Equipment: a\nError Codes:\nP1; P2;\nP3\n", task)
     assert scenario.row["error_codes"] == ["P1", "P2", "P3"]
+    [scenario] = parse_scenarios("Equipment: a\nError Codes: P1, P2,\nP3\nP4\n", task)
+    assert scenario.row["error_codes"] == ["P1", "P2", "P3", "P4"]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -230,15 +232,15 @@ def test_what_is_said_in_a_chat_may_have_headings_lines_and_code():
     assert [message["content"] for message in second] == ["```?", "yes"]
 
 
-def test_an_earlier_conversion_inside_is_left_out(task):
+def test_an_earlier_conversion_inside_is_left_out(task, capsys):
     """The second time reads what the first did, and not what it wrote; what is read is never written over."""
     Path("in").mkdir()
     Path("in/a.txt").write_text("\n".join(scenarios(40)))
     args = ["--task", "diagnostics.yaml", "--json", "--split_ratios", "0.8,0.1,0.1"]
     assert command("in", "in/out", *args) == 0
-    first = rows_in("in/out")
+    first, told = rows_in("in/out"), capsys.readouterr().out
     assert command("in", "in/out", *args) == 0
-    assert rows_in("in/out") == first
+    assert (rows_in("in/out"), capsys.readouterr().out) == (first, told)  # and nothing is dropped as a duplicate
     before = {path: path.read_bytes() for path in Path("in").rglob("*") if path.is_file()}
     for source, folder in (("in", "in"), ("in/out/train.jsonl", "in/out"), ("in/out", "in/../in/out")):
         assert command(source, folder, *args) == 2

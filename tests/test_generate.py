@@ -155,7 +155,7 @@ def test_settings_are_changed_and_wrong_ones_told(found, capsys):
     )
     assert (dialogue.args.temperature, dialogue.args.top_k, dialogue.args.max_new_tokens) == (0.25, 5, 3)
     shown = capsys.readouterr().out
-    for words in ("[temperature 0.25]", "/temperature hot: not a number", "--temperature -1.0 is not", "/sing : no such command"):
+    for words in ("[temperature 0.25]", "/temperature hot: not a number", "--temperature -1.0 is not", "/sing: no such command"):
         assert words in shown
 
 

@@ -148,7 +148,7 @@ def _compare_ids(reader: Reader, tokenizer: PreTrainedTokenizerBase, lines: Sequ
     separator = tokenizer.eos_token_id
     for special, start in itertools.product((False, True), range(0, len(lines), _TOGETHER)):
         some = lines[start : start + _TOGETHER]
-        own = tokenizer(list(some), add_special_tokens=False, split_special_tokens=not special)["input_ids"]
+        own = tokenizer(list(some), add_special_tokens=False, split_special_tokens=not special, verbose=False)["input_ids"]
         if reader.tokenize(some, separator, special) == [token for ids in own for token in (*ids, separator)]:
             continue
         for number, (line, ids) in enumerate(zip(some, own, strict=True), start=start + 1):
@@ -200,7 +200,11 @@ def _texts(tokenizer: PreTrainedTokenizerBase, lines: Sequence[str], positions: 
 
     def text(length: int) -> tuple[list[int], list[int]]:
         while len(waiting) < length:
-            waiting.extend(tokenizer(lines[next(order)] + "\n", add_special_tokens=False, split_special_tokens=True)["input_ids"])
+            waiting.extend(
+                tokenizer(lines[next(order)] + "\n", add_special_tokens=False, split_special_tokens=True, verbose=False)[
+                    "input_ids"
+                ]
+            )
         ids = [tokenizer.bos_token_id, *waiting[:length]]
         del waiting[:length]
         # llama.cpp's server answers only where the token it generates ends a character.

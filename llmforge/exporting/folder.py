@@ -92,7 +92,7 @@ class TransformersReader:
 
     def tokenize(self, texts: Sequence[str], separator: int, special: bool) -> list[int]:
         """The ids of each text, each followed by `separator`."""
-        ids = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=not special)["input_ids"]
+        ids = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=not special, verbose=False)["input_ids"]
         return [token for own in ids for token in (*own, separator)]
 
     def log_probabilities(self, prefix: Sequence[int], target: int) -> tuple[np.ndarray, np.ndarray]:

@@ -50,6 +50,8 @@ def find_folder(given: str, flag: str = "--model") -> Path:
     try:
         return Path(snapshot_download(given, allow_patterns=list(_WANTED)))
     except Exception as error:  # a long list of kinds: offline, unknown, gated, rate limits
+        if path.parent.is_dir() and len(path.parts) > 1:  # a mistyped path far rather than an id
+            raise CheckpointError(f"{flag} {given}: no such folder.", "Give a folder such as runs/NAME/final.") from error
         reason = " ".join(str(error).split())[:160].rstrip(". ")
         raise CheckpointError(
             f"{flag} {given} is neither a folder nor a hub id that can be reached: {reason}.", "Check the name, or go online."

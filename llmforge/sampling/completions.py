@@ -214,7 +214,11 @@ def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     for pieces in cut_parts(asked.parts, tokenizer.get_added_vocab() if asked.written else {}, asked.written):
         for piece in pieces:
             plain = isinstance(piece, str)
-            ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"] if plain else [piece]
+            ids += (
+                tokenizer(piece, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
+                if plain
+                else [piece]
+            )
     return ids
 
 

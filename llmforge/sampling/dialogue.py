@@ -93,7 +93,7 @@ class Dialogue:
         elif name in _SETTINGS:
             self._set(name, value)
         else:
-            raise ConfigError(f"/{name} {value}: no such command.", "/help lists them.")
+            raise ConfigError(f"{line.strip()}: no such command.", "/help lists them.")
         return True
 
     def _set(self, name: str, value: str) -> None:

@@ -202,7 +202,11 @@ def tell(data: PreparedDataset, task: Task) -> None:
         if count:
             side = "beginning" if task.truncate == "left" else "end"
             logger.warning(
-                "%s: %d rows are longer than the context of %d tokens: their %s is cut off", name, count, data.block_size, side
+                "%s: of %d rows the %s is cut off: they are longer than the context of %d tokens",
+                name,
+                count,
+                side,
+                data.block_size,
             )
     for line in Account.from_json(data.card["dropped"]).lines():
         logger.info("data: %s", line)

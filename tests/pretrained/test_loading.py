@@ -161,6 +161,8 @@ def test_a_damaged_file_of_a_committed_checkpoint_is_named(folder):
 
 def test_names_that_lead_nowhere(tmp_path):
     refused(tmp_path / "gone", "no such folder")
+    (tmp_path / "runs").mkdir()
+    refused(Path("runs/nothing"), "no such folder")
     (tmp_path / "file").write_text("")
     refused(tmp_path / "file", "is a file")
     refused(Path("no-such/model"), "neither a folder nor a hub id that can be reached")
