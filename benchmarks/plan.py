@@ -2,7 +2,7 @@
 
 The memory that `llmforge plan` predicts against what `llmforge pretrain` takes, each in a fresh process.
 
-On a CPU the peak resident memory of the whole command: three steps, each with an evaluation and a checkpoint. Predicted
+On a CPU the peak resident memory of the whole command: two steps, each with an evaluation and a checkpoint. Predicted
 is a baseline plus the plan's peak without its allowance for the process. The baseline is measured: the same command with
 a model of one layer of 16, less what the plan says of that one. `MALLOC_MMAP_THRESHOLD_=131072` makes glibc give back at once
 what is freed, so that resident is what is held; `--plain` also measures without it, where glibc keeps freed
@@ -38,7 +38,7 @@ ROWS: dict[str, tuple[str, int]] = {
     "neox-160m, 2 × 256": ("--preset neox-160m --per_device_train_batch_size 2", 256),
 }
 TINY = "--preset gpt2-10m --n_layer 1 --n_embd 16 --n_head 1 --per_device_train_batch_size 1"
-STEPS = "--max_steps 3 --eval_steps 1 --logging_steps 1 --report_to none --per_device_eval_batch_size 2 --max_eval_samples 4"
+STEPS = "--max_steps 2 --eval_steps 1 --logging_steps 1 --report_to none --per_device_eval_batch_size 2 --max_eval_samples 2"
 MMAP = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 #: The command, and on a GPU what it may take of it and what it took.
 CHILD = """
@@ -149,7 +149,7 @@ def measure(bench: Bench, names: list[str], plain: bool) -> list[dict[str, Any]]
         if plain and not gpu:
             line["plain"] = bench.trained(flags, block, {})
         lines.append(line)
-        print(name, f"{line['ratio']:.3f}", file=sys.stderr, flush=True)
+        print(json.dumps(line), file=sys.stderr, flush=True)  # as they come: all of them take a while
     return lines
 
 
