@@ -165,7 +165,8 @@ def estimate(setup: Setup) -> Memory:
         rows = min(_EVALUATION_ROWS, setup.evaluation_rows * batch.length)
         logits = _EVALUATION_TENSORS * rows * 4 * shape.vocabulary
         sums["evaluation"] = fixed + copies + inference_bytes(shape, replace(batch, rows=setup.evaluation_rows)) + logits
-    snapshot = weights + state if setup.snapshot else 0
+    # The first process brings a sharded state together, whether it waits for the disk or not.
+    snapshot = (weights + state) * (setup.processes if setup.sharded else 1) if setup.snapshot or setup.sharded else 0
     if batch.gpu:  # the copy is made in the machine's memory, not in the GPU's
         allowances = {name: CONTEXT_BYTES + int(GPU_WASTE * total) for name, total in sums.items()}
     else:

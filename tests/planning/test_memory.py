@@ -142,6 +142,8 @@ def test_sharding_shares_the_state_and_not_the_activations():
         assert getattr(fsdp, name) == getattr(alone, name) // 4
     assert fsdp.activations <= ddp.activations == alone.activations
     assert fsdp.peak < alone.peak < ddp.peak
+    # A checkpoint is that of an unsharded training: the first process brings it together.
+    assert fsdp.snapshot == pytest.approx(alone.snapshot, abs=16)
 
 
 def test_the_copy_of_a_checkpoint_is_in_the_machine_s_memory():
