@@ -141,15 +141,11 @@ def show_comparison(comparison: Comparison) -> None:
     first, *others = comparison.evaluations
     answered = first.answers is not None
     fields = answered and first.answers is not None and first.answers.field_accuracy is not None
-    columns = ["tokens", "bits/byte", "95 %", *(["exact"] if answered else [])]
+    columns = ["bits/byte", *(["exact"] if answered else [])]
     columns += [*(["fields", "format"] if fields else []), *(["BLEU", "ROUGE-L"] if answered else [])]
     table = _table(f"{len(comparison.evaluations)} models on {first.data}", "model", columns)
     for one in comparison.evaluations:
-        cells = [
-            f"{one.total.tokens:,}",
-            f"{one.total.bits_per_byte:.3f}",
-            _interval(one.total, "bits_per_byte", ".3f").strip(" []"),
-        ]
+        cells = [f"{one.total.bits_per_byte:.3f}"]
         if one.answers is not None:
             cells.append(f"{one.answers.exact_match:.1%}")
             cells += [f"{value:.1%}" for value in (one.answers.field_accuracy, one.answers.in_format) if value is not None]
