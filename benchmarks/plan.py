@@ -75,7 +75,7 @@ class Bench:
         self.data: dict[int, Path] = {}
 
     def dataset(self, block: int) -> Path:
-        """Prepared rows: of 512 with 8,192 entries, of 256 with 50,257."""
+        """Prepared rows: of 512 with 8,192 entries, of 256 with as many as the text has pairs for, up to 50,257."""
         if block not in self.data:
             size = "8192" if block == 512 else "50257"
             path = self.folder / f"rows-{block}"

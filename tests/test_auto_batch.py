@@ -106,6 +106,8 @@ def test_an_out_of_memory_goes_on_from_the_last_commit_with_the_same_training(co
     assert [(batch[starts], batch[rows], batch[steps]) for batch in record["batches"]] == [(0, 8, 1), (2, 4, 2), (2, 2, 4)]
     assert {line["step"]: line["micro_batch"] for line in lines("broken") if "loss" in line} == {1: 8, 2: 8, 3: 2, 4: 2, 5: 2}
     assert [step for step, _ in losses("broken")] == list(range(1, STEPS + 1))
+    evaluated = [[line["step"] for line in lines(folder) if "eval_loss" in line] for folder in ("broken", "whole")]
+    assert evaluated[0] == evaluated[1]
     for (_, ours), (_, theirs) in zip(losses("broken"), losses("whole"), strict=True):
         assert ours == pytest.approx(theirs, rel=2e-6)
     ours, theirs = (load_file(f"{name}/final/model.safetensors") for name in ("broken", "whole"))

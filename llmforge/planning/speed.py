@@ -8,8 +8,8 @@ from llmforge.planning.memory import Setup
 from llmforge.planning.shapes import Shape
 from llmforge.runtime.devices import Device, matrix_flops, peak_flops
 
-#: The share of a device's peak that a training reaches. A GPU's is a common figure for models of this size and was not
-#: measured; a CPU's is of the speed of one large matrix product, benchmarks/plan.py.
+#: The share of its peak that a device is assumed to reach: of the table's for a GPU, a common figure for models of this size;
+#: of one large matrix product for a CPU. Neither was measured: `--probe` measures.
 GPU_SHARE, CPU_SHARE = 0.35, 0.6
 
 

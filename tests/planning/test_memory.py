@@ -141,6 +141,8 @@ def test_sharding_shares_the_state_and_not_the_activations():
     for name in ("weights", "gradients", "optimizer"):
         assert getattr(fsdp, name) == getattr(alone, name) // 4
     assert fsdp.activations <= ddp.activations == alone.activations
+    block, table = 12 * 768**2, 50304 * 768  # gpt2-124m: two blocks and the table are gathered, and a block's gradients
+    assert fsdp.gathered == 4 * (2 * block + table + block)
     assert fsdp.peak < alone.peak < ddp.peak
     # A checkpoint is that of an unsharded training: the first process brings it together.
     assert fsdp.snapshot == pytest.approx(alone.snapshot, abs=16)
@@ -159,6 +161,7 @@ def test_the_largest_micro_batch_divides_the_step_and_fits():
     for rows, size in sizes.items():
         assert largest_rows(one, 24, size) == rows
         assert largest_rows(one, 24, size - 1) < rows
+    assert largest_rows(one, 24, sizes[12] - 1) == 8
 
 
 def test_what_the_c_library_keeps_is_allowed_for_on_a_cpu():
