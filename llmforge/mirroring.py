@@ -25,7 +25,7 @@ from llmforge.storage import read_json
 #: Seconds from the signal on in which uploads are waited for, whatever else took of them: schedulers kill after 30.
 _GRACE = 20.0
 #: Seconds for the record of the end; of a run that was asked to stop, so many after those.
-_LAST_WORDS, _FEW_LAST_WORDS = 10.0, 5.0
+_LAST_WORDS, _FEW_LAST_WORDS = 10.0, 3.0
 
 
 def is_remote(resume: str | None) -> bool:

@@ -41,6 +41,14 @@ class Stuck:
         return self.undelivered()
 
 
+@pytest.fixture(autouse=True)
+def listening():
+    """To Ctrl-C as well, which a job in a script's background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def end(tmp_path):
     """`end_run` of a run in `tmp_path`: what is to be raised, and ``exit.json``."""

@@ -502,6 +502,7 @@ def test_half_of_a_checkpoint_that_was_left_out_is_deleted(run, mirror, remote, 
         return stock(self, path, name, *more)
 
     monkeypatch.setattr(RemoteFolder, "put", breaks)
+    monkeypatch.setattr(sync, "BACKOFF", (1.0, 1.0))  # it waits, and is not on its way, when the next one comes
     it = mirror(upload_queue=1)
     path = checkpoint(run, 5)
     it.add(path)
@@ -583,7 +584,7 @@ def test_closing_does_not_wait_for_a_process_that_hangs(run, apart, tmp_path):
         with pytest.raises(RemoteError):
             apart.ask("run_id")
 
-    asking = threading.Thread(target=ask)
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     time.sleep(1)
     begun = time.monotonic()
