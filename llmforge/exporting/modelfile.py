@@ -45,7 +45,7 @@ def modelfile(found: Pretrained, task: Task | None, file: str, license: str) -> 
         settings = dict(task.generation)
         if settings.pop("do_sample", True) is False:
             settings = {"temperature": 0} | {name: value for name, value in settings.items() if name == "max_new_tokens"}
-        lines += [f"PARAMETER {_PARAMETERS[name]} {value}" for name, value in settings.items()]
+        lines += [f"PARAMETER {_PARAMETERS[name]} {value}" for name, value in settings.items() if name in _PARAMETERS]
     return "\n".join([*lines, *([f"LICENSE {_quoted(license)}"] if license else [])]) + "\n"
 
 
