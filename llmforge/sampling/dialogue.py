@@ -99,9 +99,9 @@ class Dialogue:
     def _set(self, name: str, value: str) -> None:
         if value:
             try:
-                # Who sets how it samples wants it to, whatever it did before.
-                sampled = {} if name == "max_new_tokens" else {"do_sample": True, "num_beams": 1}
-                self.args = replace(self.args, **{name: _SETTINGS[name](value)}, **sampled)
+                self.args = replace(self.args, **{name: _SETTINGS[name](value)})
+                if name != "max_new_tokens":  # who sets how it samples wants it to, whatever it did before
+                    self.args = replace(self.args, do_sample=True, num_beams=1)
             except ValueError:
                 raise ConfigError(f"/{name} {value}: not a number.", "") from None
         self.write(f"[{name} {getattr(self.args, name)}]\n")

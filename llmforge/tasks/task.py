@@ -252,14 +252,18 @@ class Task:
     @cached_property
     def stops(self) -> tuple[str, ...]:
         """`stop`, and what the chat template writes behind an answer where that is not the end of text."""
-        if self.kind != "chat":
-            return self.stop
-        with contextlib.suppress(DataError, ConfigError):
-            told = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ANSWER"}]
-            behind = self._chat_pieces({"messages": told}, "a probe")[-1].text.partition("ANSWER")[2].strip()
-            if behind and not behind.startswith(self.special["eos_token"] or behind):
-                return tuple(dict.fromkeys((*self.stop, behind)))
+        behind = self.behind.strip()
+        if behind and not behind.startswith(self.special["eos_token"] or behind):
+            return tuple(dict.fromkeys((*self.stop, behind)))
         return self.stop
+
+    @cached_property
+    def behind(self) -> str:
+        """What the chat template writes behind an answer; of fields there is none."""
+        told = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ANSWER"}]
+        with contextlib.suppress(DataError, ConfigError):
+            return self._chat_pieces({"messages": told}, "").pop().text.partition("ANSWER")[2] if self.kind == "chat" else ""
+        return ""
 
     def to_yaml(self) -> str:
         """The text of the task file."""
