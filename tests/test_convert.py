@@ -230,14 +230,6 @@ def test_what_is_said_in_a_chat_may_have_headings_lines_and_code():
     assert [message["content"] for message in second] == ["```?", "yes"]
 
 
-def test_what_lies_in_a_folder_of_the_output_is_read(task):
-    Path("data/raw").mkdir(parents=True)
-    Path("data/raw/a.txt").write_text("\n".join(scenarios(40)))
-    assert command("data/raw", "data", "--task", "diagnostics.yaml") == 0
-    assert Path("data/train.jsonl").is_file()
-    assert command("data/raw", "data", "--task", "diagnostics.yaml") == 0
-
-
 def test_an_earlier_conversion_inside_is_left_out(task):
     """The second time reads what the first did, and not what it wrote; what is read is never written over."""
     Path("in").mkdir()
@@ -319,3 +311,11 @@ def test_a_full_disk_leaves_the_old_rows(task):
 
     assert forked(work) == 0
     assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+
+
+def test_what_lies_in_a_folder_of_the_output_is_read(task):
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/a.txt").write_text("\n".join(scenarios(40)))
+    assert command("data/raw", "data", "--task", "diagnostics.yaml") == 0
+    assert Path("data/train.jsonl").is_file()
+    assert command("data/raw", "data", "--task", "diagnostics.yaml") == 0
