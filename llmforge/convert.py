@@ -62,7 +62,7 @@ def convert_scenarios(source: Path, folder: Path, task: Task | None, args: DataA
 
     Args:
         source: ``.jsonl``, ``.json`` and ``.csv`` files hold rows; others are scenario text, in a folder ``.txt`` alone.
-        folder: Made if it is not there; a file of the same name is replaced. What lies in it is never read.
+        folder: Made if it is not there; a file of the same name is replaced. Inside `source`, what lies in it is not read.
         task: What the rows are for; None finds the built-in task that the first row's fields are those of.
         args: Ratios, seed and the thresholds of near-duplicates.
         strict: Stop at the first scenario that cannot be used, instead of counting it.
@@ -106,7 +106,9 @@ def _read(source: Path, task: Task | None, result: Converted, strict: bool) -> l
     files = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
     if source.is_dir():
         files = [path for path in files if path.suffix in (*_ROW_FILES, ".txt") and not _is_hidden(path.relative_to(source))]
-        files = [path for path in files if not path.resolve().is_relative_to(result.folder.resolve())]  # an earlier conversion
+        out = result.folder.resolve()
+        if out.is_relative_to(source.resolve()):  # it may hold an earlier conversion
+            files = [path for path in files if not path.resolve().is_relative_to(out)]
     rows: list[Row] = []
     for path in files:
         if path.suffix in _ROW_FILES:

@@ -69,7 +69,7 @@ def end_run(run: RunFolder, config: RunConfig, mirror: Mirror | None, error: Bas
         if mirror is not None:
             left = mirroring.drain(mirror, config)
             told = end.with_uploads(left, run.path)
-            _correct(run, told, left, written)
+            _correct(run, told, left, written, error)
     finally:
         close_trackers(told.code)
     if isinstance(error, KeyboardInterrupt):
@@ -117,11 +117,11 @@ def _record(run: RunFolder, end: _End, undelivered: Sequence[str], error: BaseEx
         return False
 
 
-def _correct(run: RunFolder, end: _End, undelivered: Sequence[str], written: bool) -> None:
+def _correct(run: RunFolder, end: _End, undelivered: Sequence[str], written: bool, error: BaseException | None) -> None:
     try:
         correct_exit(run.path, undelivered, *((end.code, end.reason) if written else ()))
     except (OSError, LlmforgeError) as failure:
-        _unless_finished(end.error, failure)
+        _unless_finished(end.error or error, failure)
 
 
 def _unless_finished(error: BaseException | None, failure: Exception) -> None:

@@ -137,10 +137,13 @@ def evaluate_on(
             f"--block_size {args.block_size} is longer than the model's {positions} positions.", "Give a shorter one."
         )
     generation = generation or GenerationArguments(**_GENERATION)
+    if isinstance(data, TestRows):
+        data = data.for_model(found)
+        generation = dataclasses.replace(generation, prompts=[data.task.ask(prompt) for prompt in generation.prompts])
     check_prompts(generation.prompts, found.tokenizer, positions)
     settings = {"precision": args.precision, "interval_method": f"{LEVEL:.0%}, {RESAMPLES} bootstrap resamples, seed 0"}
     if isinstance(data, TestRows):
-        result = evaluate_rows(found, data.for_model(found), args, generation, set(given), settings)
+        result = evaluate_rows(found, data, args, generation, set(given), settings)
     else:
         result = evaluate_text(found, data, args, generation, set(given), settings)
     if args.lm_eval and rank() == 0:

@@ -68,14 +68,12 @@ def check_remote(config: RunConfig) -> None:
         StorageError: The store cannot be used.
     """
     url = mirror_url(config)
-    if not on_first_machine():
-        return
     if is_remote(config.run.resume) and world_size() > local_world_size():
         raise ConfigError(
             f"--resume {shown_url(str(config.run.resume))} on several machines.",
             "Fetch it once, by llmforge checkpoints download, into the --output_dir that all of them see.",
         )
-    if url is None:
+    if url is None or not on_first_machine():
         return
     with _courier(url) as courier:
         logger.info("mirror: %s, background upload %s", courier.url, "on" if config.remote.background_upload else "off")

@@ -313,3 +313,11 @@ def test_a_full_disk_leaves_the_old_rows(task):
 
     assert forked(work) == 0
     assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
+
+
+def test_what_lies_in_a_folder_of_the_output_is_read(task):
+    Path("data/raw").mkdir(parents=True)
+    Path("data/raw/a.txt").write_text("\n".join(scenarios(40)))
+    assert command("data/raw", "data", "--task", "diagnostics.yaml") == 0
+    assert Path("data/train.jsonl").is_file()
+    assert command("data/raw", "data", "--task", "diagnostics.yaml") == 0

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from llmforge import mirroring
+from llmforge import ending, mirroring
 from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.run import PretrainConfig
 from llmforge.configs.training import ForgeTrainingArguments
@@ -142,3 +142,16 @@ def test_another_process_s_record_stays_and_learns_what_is_undelivered(end, tmp_
     record = json.loads((tmp_path / "exit.json").read_text())
     assert (record["exit_code"], record["reason"]) == (6, "The loss is NaN.")
     assert record["undelivered_uploads"] == ["checkpoint-5", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug"), TrainingDiverged("The loss is NaN.")])
+def test_a_record_that_cannot_be_put_right_does_not_hide_why_it_ended(error, end, tmp_path, monkeypatch):
+    def full(*_):
+        raise StorageError("The disk is full.", "Free some space.")
+
+    monkeypatch.setattr(ending, "correct_exit", full)
+    told, record = end(Stuck(tmp_path), error)
+    assert told is (error if isinstance(error, TrainingDiverged) else None)  # None: `error` is raised as it is
+    assert record["exit_code"] == {KeyboardInterrupt: 75, RuntimeError: 1}.get(type(error), 6)
+    with pytest.raises(StorageError, match="disk is full"):
+        end(Stuck(tmp_path))

@@ -159,6 +159,14 @@ def test_settings_are_changed_and_wrong_ones_told(found, capsys):
         assert words in shown
 
 
+def test_who_sets_a_temperature_wants_no_beams(found):
+    beams = GenerationArguments(max_new_tokens=8, num_beams=4, do_sample=False)
+    dialogue, _ = spoken(found, "/max_new_tokens 5", settings=beams)
+    assert not dialogue.args.samples
+    dialogue, _ = spoken(found, "/temperature 0.7", settings=beams)
+    assert (dialogue.args.samples, dialogue.args.temperature) == (True, 0.7)
+
+
 def test_several_lines_are_one_text():
     lines = iter(["one \\", "two", '"""', "a", "", "b", '"""', "last"])
 

@@ -131,8 +131,8 @@ ORDER: list[set[str]] = [
     {"results", "plan", "run", "auto_batch"},
     *folder(
         "scoring",
-        "text figures tasks",
-        "fields pairs sums rows answers",
+        "text figures tasks fields",
+        "pairs sums rows answers",
         "samples matching",
         "result",
         "compare show harness on_text on_rows",

@@ -130,6 +130,15 @@ def test_the_store_forgets_an_end_as_soon_as_the_run_goes_on(config, store, tmp_
     assert "exit.json" not in store.names()
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_each_of_several_machines_refuses_to_restore_for_itself(rank, config, monkeypatch):
+    resumed = config("file:///nowhere/run")
+    for name, value in (("RANK", rank), ("WORLD_SIZE", 4), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 2)):
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ConfigError, match="on several machines"):
+        mirroring.check_remote(resumed)
+
+
 def test_what_is_named_and_not_there_is_refused(config, store, tmp_path):
     for url in (store.url, f"{store.url}/checkpoint-5"):
         with pytest.raises(CheckpointError):

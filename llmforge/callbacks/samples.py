@@ -94,9 +94,9 @@ class Samples(TrainerCallback):
 
 def sample_line(step: int, prompt: str, strategy: str, settings: GenerationArguments, text: str, **more: Any) -> dict[str, Any]:
     """One line of ``samples.jsonl``: step, prompt, strategy, its settings, text."""
-    used = {"max_new_tokens": settings.max_new_tokens, "do_sample": settings.do_sample}
+    used = {"max_new_tokens": settings.max_new_tokens, "do_sample": settings.samples}
     if settings.num_beams > 1:
         used |= {"num_beams": settings.num_beams}
-    elif settings.do_sample:
+    elif settings.samples:
         used |= {name: value for name, value in asdict(settings).items() if name in ("temperature", "top_p", "top_k")}
     return {"step": step, **more, "prompt": prompt, "strategy": strategy, "settings": used, "text": text}

@@ -10,8 +10,8 @@ from llmforge.checkpoints.manifest import SET_ASIDE_MANIFEST, checkpoint_step, i
 from llmforge.checkpoints.summary import best_step, read_object
 from llmforge.checkpoints.uploads import Record, Upload, read_uploads, undelivered
 from llmforge.errors import CheckpointError
-from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD, holds_a_run, is_end_of
-from llmforge.runtime.run_lock import holder
+from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD, holds_a_run, is_end_of, timestamp
+from llmforge.runtime.run_lock import Holder, holder
 
 
 def run_status(run: Path, url: str | None = None) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def run_status(run: Path, url: str | None = None) -> dict[str, Any]:
     return {
         "run": run.resolve().name,
         "run_id": record.get("run_id"),
-        "state": _state(who is not None, end, url is not None),
+        "state": _state(who, end, url is not None),
         "process": None if who is None else str(who),
         "exit_code": end.get("exit_code"),
         "reason": end.get("reason"),
@@ -90,10 +90,14 @@ def read_record(path: Path) -> dict[str, Any]:
     return read_object(path) if path.exists() else {}
 
 
-def _state(running: bool, end: dict[str, Any], remote: bool) -> str:
+def _state(who: Holder | None, end: dict[str, Any], remote: bool) -> str:
     """In one word, or what the absence of an exit record means."""
-    if running:
-        return "running" if not end else "ended: it waits for its uploads"
+    if who is not None and not end:
+        return "running"
+    if who is not None:
+        if str(end.get("time", "~")) >= timestamp(who.since):  # of a record without a time it is taken to be later
+            return "ended: it waits for its uploads"
+        return "taken up again since it ended: it goes on, or its checkpoints are sent or pruned"
     if not end:
         return (
             "no end recorded: it goes on, or was killed" if remote else "killed: no process holds it, and none wrote how it ended"

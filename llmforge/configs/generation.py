@@ -102,6 +102,7 @@ def _strategy(name: str) -> dict[str, Any]:
             ) from None
     if "num_beams" in name and ("," in name or fields["num_beams"] < 2):
         raise ConfigError(f"--strategies {name}: beams search alone, and two or more of them.", "Write num_beams=4.")
+    fields["do_sample"] = "num_beams" not in name
     try:
         GenerationArguments(**fields, strategies=[])  # refuses impossible values
     except ConfigError as error:

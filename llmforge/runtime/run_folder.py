@@ -192,9 +192,9 @@ def _starts(record: Mapping[str, Any]) -> int:
     return starts if isinstance(starts, int) and not isinstance(starts, bool) else 1
 
 
-def timestamp() -> str:
-    """Now, as ISO 8601 in UTC to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def timestamp(moment: float | None = None) -> str:
+    """A moment in seconds since the epoch, or now, as ISO 8601 in UTC to the second; text that sorts by time."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
 
 
 def redact(value: Any, key: str = "") -> Any:

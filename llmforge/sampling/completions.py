@@ -22,7 +22,7 @@ class Completion:
     Attributes:
         text: Without the prompt, without special tokens, and up to a stop string.
         tokens: Produced, the end of text included.
-        ended: By ``end of text``, ``stop string`` or ``length``.
+        ended: By ``end of text``, ``stop string`` or ``length``; ``no room`` where the prompt fills the model's positions.
     """
 
     text: str
@@ -89,7 +89,7 @@ def continue_ids(
     seed: int = 0,
     on_text: Callable[[str], None] | None = None,
 ) -> Completion:
-    """Go on from ids, which fill fewer than all of the model's positions."""
+    """Go on from ids, as far as the model's positions allow."""
     return continue_batch(model, tokenizer, [ids], args, seed, on_text)[0]
 
 
@@ -112,17 +112,19 @@ def continue_batch(
     """
     import torch
 
+    longest = max(map(len, prompts))
+    most = min(args.max_new_tokens, model.config.max_position_embeddings - longest)
+    if most < 1:
+        return [Completion("", 0, "no room") for _ in prompts]
     settings: dict[str, Any] = {"do_sample": args.samples, "num_beams": args.num_beams}
     if args.samples:
         settings |= {"temperature": args.temperature, "top_p": args.top_p, "top_k": args.top_k}
     added = tokenizer.get_added_vocab() if args.stop_strings else {}
     # A stop that is a token of its own may be a special one, which no text shows.
     ends = [tokenizer.eos_token_id, *(added[stop] for stop in args.stop_strings if stop in added)]
-    longest = max(map(len, prompts))
     told = _Told(tokenizer, longest, args.stop_strings, ends, on_text)
     if args.stop_strings or on_text is not None:
         settings["stopping_criteria"] = [told]
-    most = min(args.max_new_tokens, model.config.max_position_embeddings - longest)
     was_training = model.training
     model.eval()
     try:

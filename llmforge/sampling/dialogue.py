@@ -99,9 +99,9 @@ class Dialogue:
     def _set(self, name: str, value: str) -> None:
         if value:
             try:
-                self.args = replace(
-                    self.args, **{name: _SETTINGS[name](value)}, do_sample=name != "max_new_tokens" or self.args.do_sample
-                )
+                self.args = replace(self.args, **{name: _SETTINGS[name](value)})
+                if name != "max_new_tokens":  # who sets how it samples wants it to, whatever it did before
+                    self.args = replace(self.args, do_sample=True, num_beams=1)
             except ValueError:
                 raise ConfigError(f"/{name} {value}: not a number.", "") from None
         self.write(f"[{name} {getattr(self.args, name)}]\n")

@@ -29,7 +29,7 @@ def answer_prompts(
 
     Args:
         found: Its model is where it shall run.
-        prompts: Ids, each with the token that documents start with; each leaves room for one token more.
+        prompts: Ids, each with the token that documents start with; what leaves no room for a token is not answered.
         args: Greedy, beams or sampling; what is sampled is made one by one, each prompt with a seed of its own.
         batch_size: Prompts at a time; changes nothing beyond rounding.
         seed: Of the first prompt; each further one has the next.

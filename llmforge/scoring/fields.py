@@ -24,6 +24,15 @@ def squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
+def answered(task: Task, completion: str) -> str:
+    """The text of an answer that is this completion: without what ends it, the chat template's text or a stop string."""
+    text = completion.removesuffix(task.behind)
+    for stop in task.stop:
+        if stop.strip() and text.rstrip().endswith(stop.rstrip()):
+            text = text.rstrip().removesuffix(stop.rstrip())
+    return text
+
+
 def answer_fields(task: Task) -> tuple[str, ...]:
     """Names of the fields that a completion of `task` says and its prompt does not; empty for a chat, which has none."""
     if task.kind == "chat":
@@ -44,7 +53,7 @@ def skeleton(task: Task, row: Mapping[str, Any], where: str) -> tuple[list[str],
     marked = dict(values)
     for mark, name in marks.items():
         marked[name] = TaskList([mark]) if isinstance(values[name], list) else mark
-    text = squeezed(task.render(marked, where)[1])
+    text = squeezed(answered(task, task.render(marked, where)[1]))
     parts = re.split(f"([{''.join(marks)}])", text) if marks else [text]
     named, between = [marks[mark] for mark in parts[1::2]], parts[::2]
     for place in reversed(range(1, len(named))):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from llmforge.scoring.fields import parse_answer, skeleton, squeezed
+from llmforge.scoring.fields import answered, parse_answer, skeleton, squeezed
 from llmforge.scoring.figures import drawn, ends_of
 from llmforge.tasks.rows import Row
 from llmforge.tasks.task import Task
@@ -38,7 +38,7 @@ class AnswerFigures:
         rouge1: Mean F-measure of single words, by rouge-score.
         rouge2: Of pairs of words.
         rougeL: Of the longest common sequence.
-        ended: How many answers ended by what: ``end of text``, ``stop string``, ``length``.
+        ended: How many answers ended by what: ``end of text``, ``stop string``, ``length``, ``no room``.
         intervals: Low and high end by name, by a bootstrap over rows.
         bleu_signature: How sacrebleu counted.
         settings: What the answers were made with.
@@ -94,7 +94,7 @@ def score_answers(task: Task, rows: Sequence[Row], answers: Sequence[str]) -> An
     fields: dict[str, list[float]] = {}
     counts = []
     for number, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-        reference = task.pieces(row.values, row.where)[-1].text
+        reference = answered(task, task.pieces(row.values, row.where)[-1].text)
         columns["exact_match"].append(squeezed(answer) == squeezed(reference))
         right, whole = _fields_right(task, row, reference, answer)
         columns["in_format"].append(whole)

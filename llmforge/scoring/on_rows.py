@@ -47,7 +47,7 @@ def evaluate_rows(
     encoded, references = encode_rows(found, data, args.block_size), data.references()
     sums, row_of = segment_sums(found, encoded.packed(tokenizer.eos_token_id, tokenizer.pad_token_id), args)
     chosen = np.ones(len(data.rows), dtype=bool)
-    total = figures_of(sums, row_of, chosen, zstd_size("".join(references).encode()))
+    total = figures_of(sums, row_of, chosen, zstd_size(encoded.learnt_bytes(tokenizer)))
     total.resampled = total.resampled.replace("documents", "rows").replace("pieces", "rows")
     settings = {"split": None, "block_size": encoded.block_size, "stride": None, "task": task.name, **settings}
     result = Evaluation(found.path, data.name, total, {}, settings, data.fingerprint)

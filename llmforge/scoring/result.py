@@ -114,7 +114,7 @@ def result_path(folder: Path, given: str | None = None, name: str = "eval") -> P
 
 def answers_path(path: Path) -> Path:
     """Where the rows with their answers go: beside the figures at `path`, ``answers.jsonl`` beside ``eval.json``."""
-    ending = path.stem.removeprefix("eval") if path.stem.startswith("eval") else f"-{path.stem}"
+    ending = path.stem.removeprefix("eval") if f"{path.stem}-".startswith("eval-") else f"-{path.stem}"
     return path.with_name(f"answers{ending}.jsonl")
 
 

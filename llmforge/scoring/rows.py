@@ -14,6 +14,7 @@ from llmforge.data.rows import PackedRows, to_dataset
 from llmforge.data.shards import digest
 from llmforge.errors import DataError
 from llmforge.runtime.logs import logger
+from llmforge.scoring.fields import answered
 from llmforge.tasks.examples import Encoder, Example, pack_examples
 from llmforge.tasks.rows import Row
 from llmforge.tasks.splits import read_row_file, task_of_rows
@@ -21,6 +22,8 @@ from llmforge.tasks.task import Task
 from llmforge.tokenization import from_pretrained_tokenizer
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from llmforge.pretrained.loading import Pretrained
 
 
@@ -50,8 +53,8 @@ class TestRows:
         return TestRows(self.rows, self.task.for_tokenizer(found.tokenizer), self.name)
 
     def references(self) -> list[str]:
-        """What should be answered."""
-        return [self.task.pieces(row.values, row.where)[-1].text for row in self.rows]
+        """What should be answered, as the text of an answer is."""
+        return [answered(self.task, self.task.pieces(row.values, row.where)[-1].text) for row in self.rows]
 
 
 def read_test_rows(args: EvaluationArguments, model: Path) -> TestRows:
@@ -96,6 +99,11 @@ class EncodedRows:
     def prompts(self, start: int) -> list[list[int]]:
         """What comes before the last thing that is learnt, for each row, after the token that documents start with."""
         return [[start, *example.ids[: _asked(example)].tolist()] for example in self.examples]
+
+    def learnt_bytes(self, tokenizer: PreTrainedTokenizerBase) -> bytes:
+        """The text of all that is learnt, as its ids stand for it, special tokens left out; what bits a byte are counted on."""
+        learnt = [np.append(example.ids, example.follows)[example.learnt].tolist() for example in self.examples]
+        return "".join(tokenizer.backend_tokenizer.decode_batch(learnt, skip_special_tokens=True)).encode()
 
 
 def _asked(example: Example) -> int:

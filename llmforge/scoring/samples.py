@@ -23,7 +23,7 @@ _PROMPT = 32
 
 
 @dataclass
-class Prompt:
+class SamplePrompt:
     """A held-out prompt.
 
     Attributes:
@@ -57,12 +57,12 @@ def spread(count: int, most: int) -> list[int]:
     return list(range(count)) if count <= most else [number * count // most for number in range(most)]
 
 
-def given_prompts(found: Pretrained, prompts: Sequence[str]) -> list[Prompt]:
+def given_prompts(found: Pretrained, prompts: Sequence[str]) -> list[SamplePrompt]:
     """Prompts that the user gave, each of which leaves room for a completion."""
-    return [Prompt(encode_prompt(prompt, found.tokenizer), prompt) for prompt in prompts]
+    return [SamplePrompt(encode_prompt(prompt, found.tokenizer), prompt) for prompt in prompts]
 
 
-def text_prompts(found: Pretrained, text: EvaluationText, args: GenerationArguments, most: int) -> list[Prompt]:
+def text_prompts(found: Pretrained, text: EvaluationText, args: GenerationArguments, most: int) -> list[SamplePrompt]:
     """The beginnings of some documents, from all over the text."""
     start = found.tokenizer.bos_token_id
     long_enough = [ids for ids in text.documents if len(ids) > 1]
@@ -71,22 +71,23 @@ def text_prompts(found: Pretrained, text: EvaluationText, args: GenerationArgume
         ids = long_enough[place]
         border = min(_PROMPT, len(ids) // 2, found.context - 1)
         prompt, rest = ids[:border].tolist(), ids[border : border + args.max_new_tokens].tolist()
-        made.append(Prompt([start, *prompt], found.tokenizer.decode(prompt), found.tokenizer.decode(rest)))
+        made.append(SamplePrompt([start, *prompt], found.tokenizer.decode(prompt), found.tokenizer.decode(rest)))
     return made
 
 
-def row_prompts(found: Pretrained, given: TestRows, encoded: EncodedRows, most: int) -> list[Prompt]:
+def row_prompts(found: Pretrained, given: TestRows, encoded: EncodedRows, most: int) -> list[SamplePrompt]:
     """What is asked in some of the rows, from all over them."""
     ids, references = encoded.prompts(found.tokenizer.bos_token_id), given.references()
-    return [Prompt(ids[place], found.tokenizer.decode(ids[place][1:]), references[place]) for place in spread(len(ids), most)]
+    places = spread(len(ids), most)
+    return [SamplePrompt(ids[place], found.tokenizer.decode(ids[place][1:]), references[place]) for place in places]
 
 
-def sample_prompts(found: Pretrained, prompts: Sequence[Prompt], args: GenerationArguments, seed: int = 0) -> list[Sample]:
+def sample_prompts(found: Pretrained, prompts: Sequence[SamplePrompt], args: GenerationArguments, seed: int = 0) -> list[Sample]:
     """Complete each prompt by each strategy.
 
     Args:
         found: Its model is where it shall run.
-        prompts: Each leaves room for one token.
+        prompts: One that leaves no room for a token has empty completions.
         args: Strategies, length and stop strings.
         seed: Of the first prompt; each further one has the next.
     """

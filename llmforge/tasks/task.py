@@ -188,9 +188,8 @@ class Task:
         try:
             return template.render(values, where)
         except RecordRefused as error:
-            raise DataError(
-                f"{where}: {template.called} {error.line}: {error.detail}.", "Mend the row or the template."
-            ) from None
+            detail = f"{template.called} {error.line}: {error.detail}"
+            raise DataError(f"{where}: {detail}.", "Mend the row or the template.") from None
 
     def chat_text(self, said: list[dict[str, Any]], where: str = "the chat", asks: bool = False) -> str:
         """The text of messages, without the start of text; with `asks`, up to where the assistant is to speak.
@@ -205,9 +204,8 @@ class Task:
         said = messages(row, where)
         answers = _answers(said)
         if not answers:
-            raise DataError(
-                f"{where}: the assistant says nothing.", "Give a message of the role assistant, or leave the row out."
-            )
+            remedy = "Give a message of the role assistant, or leave the row out."
+            raise DataError(f"{where}: the assistant says nothing.", remedy)
         last = answers[-1]
         parts = self._asked_parts(said[:last], where)
         asked, whole = "".join(parts), self.chat_text(said[: last + 1], where, asks=False)
@@ -252,14 +250,17 @@ class Task:
     @cached_property
     def stops(self) -> tuple[str, ...]:
         """`stop`, and what the chat template writes behind an answer where that is not the end of text."""
-        if self.kind != "chat":
-            return self.stop
+        behind = self.behind.strip()
+        ends = behind.startswith(self.special["eos_token"] or behind)
+        return self.stop if ends or not behind else tuple(dict.fromkeys((*self.stop, behind)))
+
+    @cached_property
+    def behind(self) -> str:
+        """What the chat template writes behind an answer; of fields there is none."""
+        told = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ANSWER"}]
         with contextlib.suppress(DataError, ConfigError):
-            told = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "ANSWER"}]
-            behind = self._chat_pieces({"messages": told}, "a probe")[-1].text.partition("ANSWER")[2].strip()
-            if behind and not behind.startswith(self.special["eos_token"] or behind):
-                return tuple(dict.fromkeys((*self.stop, behind)))
-        return self.stop
+            return self._chat_pieces({"messages": told}, "").pop().text.partition("ANSWER")[2] if self.kind == "chat" else ""
+        return ""
 
     def to_yaml(self) -> str:
         """The text of the task file."""
@@ -282,8 +283,7 @@ class Task:
             values["stop"] = list(self.stop)
         if self.generation:
             values["generation"] = dict(self.generation)
-        whole = values | {"truncate": self.truncate}
-        return yaml_text(whole)
+        return yaml_text(values | {"truncate": self.truncate})
 
     def save(self, folder: Path) -> Path:
         """Write ``task.yaml`` into `folder`.

@@ -138,6 +138,13 @@ def test_every_prompt_in_every_strategy(tokenizer, model, arguments, state, cont
     assert [line["text"] for line in written[:2]] == complete(model, tokenizer, ["return", "func"], greedy)
 
 
+def test_of_beams_no_sampling_is_recorded(tokenizer, model, arguments, state, control, tmp_path):
+    for strategies in (["num_beams=2"], []):
+        settings = GenerationArguments(prompts=["func"], max_new_tokens=3, num_beams=2, strategies=strategies)
+        Samples(tokenizer, settings, tmp_path).on_evaluate(arguments, state, control, model=model)
+    assert [line["settings"] for line in lines(tmp_path)] == [{"max_new_tokens": 3, "do_sample": False, "num_beams": 2}] * 2
+
+
 def test_a_run_that_goes_on_drops_the_samples_of_its_end(evaluate, tmp_path, arguments, state, control):
     evaluate(20)
     with open(tmp_path / "samples.jsonl", "a") as file:

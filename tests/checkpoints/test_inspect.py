@@ -21,6 +21,7 @@ from llmforge.checkpoints.manifest import MANIFEST, METADATA, write_manifest
 from llmforge.checkpoints.summary import STATE, best_step, checkpoint_folders, summarise
 from llmforge.errors import CheckpointError
 from llmforge.runtime.commands import run_command
+from llmforge.runtime.run_folder import timestamp
 
 
 def write(path: Path, value: object) -> None:
@@ -372,6 +373,16 @@ def test_status_says_how_it_ended(run, as_json, end, state):
     assert seen["state"].startswith(state)
     assert (seen["newest_committed"], seen["best"], seen["checkpoints"]) == ("checkpoint-100", "checkpoint-20", 3)
     assert seen["process"] is None
+
+
+@pytest.mark.parametrize(("ended", "state"), [(0, "ended: it waits"), (-5, "taken up again")])
+def test_status_tells_a_run_that_goes_on_from_one_that_waits_for_its_uploads(run, as_json, ended, state):
+    """A run that goes on holds its folder for a while before the record of its last end is gone."""
+    write(run / "exit.json", {"exit_code": 75, "time": timestamp(1.7e9 + ended)})
+    with open(run / "run.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write(run / "run.lock", {"host": "far", "pid": 5, "since": 1.7e9 + 0.25})
+        assert as_json("status", run)["state"].startswith(state)
 
 
 def test_status_says_that_it_runs(run, as_json, told):

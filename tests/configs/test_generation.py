@@ -95,3 +95,4 @@ def test_beams_search_and_do_not_sample():
         "num_beams=2": (2, False),
         "top_p=0.9": (1, True),
     }
+    assert not own["num_beams=2"].do_sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -159,6 +160,13 @@ def test_the_last_question_alone_is_asked(task, field, model):
     if task is MACHINES:
         assert "#   Code: <code>" in text
         assert (dict(read)["PARAMETER num_predict"], dict(read)["PARAMETER temperature"]) == ("40", "0")
+
+
+def test_settings_that_ollama_lacks_are_left_out(model):
+    task = dataclasses.replace(BUILT_IN["qa"], generation={"num_beams": 4, "max_new_tokens": 9})
+    read = commands(modelfile(load_pretrained_model(str(model(task))), task, "m.gguf", ""))
+    names = [name for name, _ in read if name.startswith("PARAMETER")]
+    assert names == ["PARAMETER num_ctx", *["PARAMETER stop"] * (1 + len(task.stop)), "PARAMETER num_predict"]
 
 
 def test_a_model_of_plain_text_goes_on_with_the_prompt(model):

@@ -11,7 +11,7 @@ from llmforge.configs.generation import GenerationArguments
 from llmforge.pretrained.loading import Pretrained
 from llmforge.sampling.completions import continue_batch, continue_ids
 from llmforge.scoring.answers import answer_prompts, told_settings
-from llmforge.scoring.samples import Prompt, sample_prompts, spread
+from llmforge.scoring.samples import SamplePrompt, sample_prompts, spread
 
 GREEDY = GenerationArguments(max_new_tokens=12, do_sample=False, strategies=[])
 BEAMS = GenerationArguments(max_new_tokens=8, num_beams=3, strategies=[])
@@ -93,7 +93,9 @@ def test_beams_find_likelier_texts_than_greedy_does(found, tokenizer):
 
 def test_each_strategy_completes_each_prompt(found, tokenizer):
     args = GenerationArguments(max_new_tokens=6, strategies=["greedy", "temperature=0.9", "top_p=0.5", "num_beams=2"])
-    prompts = [Prompt(ids, text, "really") for ids, text in zip(prompts_of(tokenizer, "x", "func"), ("x", "func"), strict=True)]
+    prompts = [
+        SamplePrompt(ids, text, "really") for ids, text in zip(prompts_of(tokenizer, "x", "func"), ("x", "func"), strict=True)
+    ]
     made = sample_prompts(found, prompts, args, seed=1)
     assert [(one.prompt, one.reference) for one in made] == [("x", "really"), ("func", "really")]
     own = args.by_strategy()

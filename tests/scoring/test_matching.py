@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import sacrebleu
@@ -87,3 +89,9 @@ def test_a_chat_has_no_fields():
 def test_empty_answers_have_figures_too():
     made = answer_figures(score_answers(TASK, ROWS, [""] * 4))
     assert (made.exact_match, made.field_accuracy, made.in_format, made.bleu, made.rougeL) == (0, 0, 0, 0, 0)
+
+
+def test_a_completion_that_ends_in_a_stop_string_is_answered_without_it():
+    task = dataclasses.replace(TASK, completion=" {{ cause }}\nStep: {{ step }}\n###\n", stop=("\n###",))
+    made = answer_figures(score_answers(task, ROWS[1:2], [" the filter is blocked by dirt\nStep: change the filter"]))
+    assert (made.exact_match, made.field_accuracy, made.in_format, made.fields) == (1, 1, 1, {"cause": 1, "step": 1})

@@ -18,6 +18,7 @@ from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.evaluation import evaluate_model
 from llmforge.sampling.completions import complete
+from llmforge.scoring.result import answers_path
 
 TASK = """name: fault
 fields:
@@ -177,6 +178,96 @@ def test_a_chat_is_asked_as_its_tokenizer_writes_it(saved, tmp_path, tokenizer):
     found = evaluated(folder, tmp_path / "chat.jsonl")
     assert (found.lines[0]["prompt"], found.lines[0]["reference"]) == ("[user]a[assistant]b[user]c[assistant]", "b")
     assert found.answers.field_accuracy is None
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+WITH_END = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+@pytest.fixture
+def chat(saved, tmp_path):
+    """A model whose tokenizer has this template, and rows of chats of two turns."""
+
+    def make(template: str) -> tuple[Path, Path]:
+        folder, _ = saved()
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+        said = [("user", "open"), ("assistant", "read the 漢字 at last"), ("user", "why"), ("assistant", "write nil")]
+        messages = [{"role": role, "content": content} for role, content in said]
+        (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+        return folder, tmp_path / "chat.jsonl"
+
+    return make
+
+
+@pytest.mark.parametrize("template", [CHATML, WITH_END], ids=["chatml", "eos"])
+def test_what_a_template_writes_behind_an_answer_is_none_of_the_reference(template, chat, monkeypatch):
+    from llmforge.sampling.completions import Completion
+    from llmforge.scoring import on_rows
+
+    folder, rows = chat(template)
+    monkeypatch.setattr(on_rows, "answer_prompts", lambda *_: [Completion("write nil", 3, "end of text")])
+    found = evaluated(folder, rows, samples=1)
+    assert (found.lines[0]["reference"], found.samples[0].reference) == ("write nil", "write nil")
+    assert (found.answers.exact_match, found.answers.rougeL) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("template", "learnt"),
+    [(CHATML, "{}<|im_end|>\n{}<|im_end|>\n"), (WITH_END, "{}{}")],  # the end of text is a special token, which has no bytes
+    ids=["chatml", "eos"],
+)
+def test_zstd_is_given_the_bytes_that_the_model_is_measured_on(template, learnt, chat, monkeypatch):
+    from llmforge.scoring import on_rows
+
+    folder, rows = chat(template)
+    given = []
+    monkeypatch.setattr(on_rows, "zstd_size", lambda text: given.append(text) or 1)
+    found = evaluated(folder, rows)
+    assert given == [learnt.format("read the 漢字 at last", "write nil").encode()]
+    assert found.total.bytes == len(given[0])
+
+
+def test_given_prompts_are_asked_as_generate_asks_them(chat):
+    folder, rows = chat(WITH_END)
+    greedy = GenerationArguments(prompts=["why"], do_sample=False, strategies=[], max_new_tokens=4)
+    found = evaluate_model(EvaluationArguments(model=str(folder), test_file=str(rows)), greedy, {"max_new_tokens", "do_sample"})
+    assert [sample.prompt for sample in found.samples] == ["[user]why[assistant]"]
+
+
+def test_a_prompt_that_fills_the_context_is_not_answered_and_that_is_told(saved, rows, capsys):
+    folder, _ = saved()
+    (rows / "task.yaml").write_text(TASK + "truncate: right\n")
+    long = {"machine": "x " * 2000, "cause": "a", "step": "b"}
+    (rows / "test.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [long, ROWS[0]]))
+    command = ["evaluate", "--model", str(folder), "--test_file", str(rows), "--num_beams", "2", "--strategies", "greedy"]
+    assert cli.main(command) == 0
+    assert "no room: 1" in capsys.readouterr().out
+    told = json.loads((folder / "eval.json").read_text())
+    assert (told["answers"]["rows"], told["answers"]["ended"]["no room"]) == (2, 1)
+    assert told["samples"][0]["completions"] == {"greedy": ""}
+    first, second = (json.loads(line) for line in (folder / "answers.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (first["answer"], first["ended"], first["exact_match"]) == ("", "no room", False)
+    assert second["ended"] != "no room"
+
+
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [
+        ("eval.json", "answers.jsonl"),
+        ("eval-checkpoint-5.json", "answers-checkpoint-5.jsonl"),
+        ("evaluation.json", "answers-evaluation.jsonl"),
+        ("mine.json", "answers-mine.jsonl"),
+    ],
+)
+def test_answers_are_called_after_the_figures(name, answers):
+    assert answers_path(Path("out") / name) == Path("out") / answers
 
 
 @pytest.mark.parametrize(
