@@ -9,12 +9,13 @@ import threading
 import time
 
 import pytest
+import torch
 
 from llmforge import mirroring
 from llmforge.configs.remote import RemoteArguments
-from llmforge.configs.run import PretrainConfig
+from llmforge.configs.run import PretrainConfig, RunArguments
 from llmforge.configs.training import ForgeTrainingArguments
-from llmforge.ending import end_run
+from llmforge.ending import end_run, explain
 from llmforge.errors import Preempted, StorageError, TrainingDiverged
 from llmforge.runtime.run_folder import RunFolder
 from llmforge.runtime.signals import stop_signals
@@ -142,3 +143,22 @@ def test_another_process_s_record_stays_and_learns_what_is_undelivered(end, tmp_
     record = json.loads((tmp_path / "exit.json").read_text())
     assert (record["exit_code"], record["reason"]) == (6, "The loss is NaN.")
     assert record["undelivered_uploads"] == ["checkpoint-5", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen", "processes", "told"),
+    [
+        (8, False, 1, "Give --auto_batch, which"),
+        (8, False, 2, "Give 4 and more --gradient_accumulation_steps"),
+        (8, True, 2, "Leave --auto_batch out: give 4 and more"),
+        (1, False, 1, "Add --activation_checkpointing, or take"),
+    ],
+)
+def test_out_of_memory_suggests_what_was_not_given_and_works(monkeypatch, rows, chosen, processes, told):
+    training = ForgeTrainingArguments(use_cpu=True, per_device_train_batch_size=rows)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    remedy = explain(
+        torch.OutOfMemoryError("full"), PretrainConfig(training=training, run=RunArguments(auto_batch=chosen))
+    ).remedy
+    assert remedy.startswith(told)
+    assert ("--auto_batch" in remedy) is (chosen or (rows, processes) == (8, 1))
