@@ -79,12 +79,14 @@ _HOME = {
     "prepare_run": "pretrain",
     "pretrain_model": "pretrain",
     "run_command": "runtime.commands",
+    "train_fitting": "auto_batch",
     "tuned_model": "tuning.start",
 }
 
 __all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
+    from llmforge.auto_batch import train_fitting
     from llmforge.build import build_trainer
     from llmforge.callbacks.checkpoint_sync import CheckpointSync
     from llmforge.callbacks.divergence import Divergence

@@ -28,8 +28,9 @@ from llmforge.planning.shapes import shape_from
 from llmforge.runtime.devices import available_memory, format_bytes, probe_device
 from llmforge.runtime.launch import local_world_size, rank_zero_first, world_size
 from llmforge.runtime.logs import logger
-from llmforge.runtime.run_folder import RunFolder
+from llmforge.runtime.run_folder import RUN_RECORD, RunFolder
 from llmforge.sharding import wants_sharding
+from llmforge.storage import read_json
 from llmforge.trainer import ForgeTrainer
 
 #: Of the memory that is free at the start, what a training is planned to take at most: other programs may want some too.
@@ -90,12 +91,12 @@ def train_fitting(build: Callable[[], ForgeTrainer], config: RunConfig, run: Run
     """Train; with ``--auto_batch`` an out-of-memory goes on from the last commit with half the micro-batch.
 
     Each time the model is built anew, so that nothing of a step that broke off is left. On several processes, of which
-    one alone may run out, it ends as without the flag.
+    one alone may run out, it ends as without the flag; they all take what fits the one with the least memory.
 
     Args:
         build: Makes model and trainer from `config`.
         config: Of the run; micro-batch and accumulation are changed in it.
-        run: Its folder; ``run.json`` keeps every choice under ``batches``.
+        run: Its folder; ``run.json`` keeps every choice under ``batches``, also those before a ``--resume``.
 
     Raises:
         ConfigError: Whatever `ForgeTrainer.train` raises, and out of memory where there is nothing left to halve.
@@ -104,13 +105,19 @@ def train_fitting(build: Callable[[], ForgeTrainer], config: RunConfig, run: Run
     share = training.per_device_train_batch_size * training.gradient_accumulation_steps
     checkpoint = run.checkpoint
     batches: list[dict[str, Any]] = []
+    first = True
     while True:
         trainer = build()
         if not config.run.auto_batch:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             return trainer
-        if not batches and trainer.args.device.type == "cuda":
-            _probe(trainer, share)
+        if first:
+            batches = _earlier(run)
+            sharded = wants_sharding(trainer.args)  # then the model is not on the device before it is spread
+            _agree(trainer, training.per_device_train_batch_size, share)
+            if trainer.args.device.type == "cuda" and not sharded:
+                _probe(trainer, share)
+        first = False
         trainer.callback_handler.callbacks.insert(0, MicroBatch())
         step = checkpoint_step(checkpoint) if checkpoint else 0
         batches.append(
@@ -145,6 +152,22 @@ def train_fitting(build: Callable[[], ForgeTrainer], config: RunConfig, run: Run
         _set(training, fewer, share)
 
 
+def _earlier(run: RunFolder) -> list[dict[str, Any]]:
+    """What the starts of this run before this one chose."""
+    path = run.path / RUN_RECORD
+    return list(read_json(path).get("batches") or []) if path.exists() else []
+
+
+def _agree(trainer: ForgeTrainer, rows: int, share: int) -> None:
+    """Set the micro-batch to the least that any process proposes: machines differ in what is free, and GPUs too."""
+    args = trainer.args
+    agreed = int(trainer.accelerator.gather(torch.tensor([rows], device=trainer.accelerator.device)).min())
+    if agreed != args.per_device_train_batch_size:
+        logger.info("auto batch: %d rows do not fit everywhere, %d do", args.per_device_train_batch_size, agreed)
+    _set(args, agreed, share)
+    trainer._train_batch_size = args.train_batch_size
+
+
 def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
@@ -153,7 +176,8 @@ def _free() -> None:
 
 def _probe(trainer: ForgeTrainer, share: int) -> None:
     """A forward and a backward pass at the chosen micro-batch, beside as much memory as the optimizer will take; halved in
-    `trainer` until it passes. Ranks agree on the least. On a GPU, not tried on hardware."""
+    `trainer` until it passes. Ranks agree on the least. Not under FSDP, where the model is still on the CPU: there the plan
+    alone decides. On a GPU, not tried on hardware."""
     args, model = trainer.args, trainer.model
     rows, length = args.per_device_train_batch_size, len(trainer.train_dataset[0]["input_ids"])
     size = state_bytes(optimizer_name(args), shape_from(model.config))
@@ -180,8 +204,4 @@ def _probe(trainer: ForgeTrainer, share: int) -> None:
             _free()
     model.zero_grad(set_to_none=True)
     _free()
-    agreed = trainer.accelerator.gather(torch.tensor([rows], device=device)).min()
-    if int(agreed) != args.per_device_train_batch_size:
-        logger.info("auto batch: %d rows did not fit, %d do", args.per_device_train_batch_size, int(agreed))
-        _set(args, int(agreed), share)
-        trainer._train_batch_size = args.train_batch_size
+    _agree(trainer, rows, share)

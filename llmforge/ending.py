@@ -12,6 +12,7 @@ from llmforge.checkpoints.manifest import list_checkpoints
 from llmforge.checkpoints.sync import Mirror
 from llmforge.configs.run import RunConfig
 from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError, Preempted, StorageError
+from llmforge.runtime.launch import world_size
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import METRICS, RunFolder, correct_exit
 from llmforge.runtime.signals import stop_signals
@@ -135,14 +136,23 @@ def explain(error: BaseException, config: RunConfig) -> LlmforgeError | None:
     if isinstance(error, LlmforgeError):
         return error
     if type(error).__name__ == "OutOfMemoryError":
-        return ConfigError(
-            f"The device ran out of memory with --per_device_train_batch_size {config.training.per_device_train_batch_size}.",
-            "Give --auto_batch, which halves it and doubles --gradient_accumulation_steps, or add --activation_checkpointing."
-            if config.training.per_device_train_batch_size > 1
-            else "Add --activation_checkpointing, or take a shorter --block_size or a smaller --preset.",
-        )
+        return _out_of_memory(config)
     if is_disk_full(error):
         return StorageError(f"The disk of {config.training.output_dir} is full.", "Free some space and go on with --resume.")
     if isinstance(error, ImportError):  # an optimizer's package, say
         return ConfigError(str(error).rstrip(".") + ".", "Install it, or choose something else.")
     return None
+
+
+def _out_of_memory(config: RunConfig) -> ConfigError:
+    """What helps, as far as it was not given already."""
+    rows, chosen = config.training.per_device_train_batch_size, config.run.auto_batch
+    remedy = "Add --activation_checkpointing, or take a shorter --block_size or a smaller --preset."
+    if rows > 1 and not chosen and world_size() == 1:
+        remedy = (
+            "Give --auto_batch, which halves it and doubles --gradient_accumulation_steps, or add --activation_checkpointing."
+        )
+    elif rows > 1:
+        remedy = f"Give {rows // 2} and more --gradient_accumulation_steps, or add --activation_checkpointing."
+        remedy = f"Leave --auto_batch out: {remedy[0].lower()}{remedy[1:]}" if chosen else remedy
+    return ConfigError(f"The device ran out of memory with --per_device_train_batch_size {rows}.", remedy)

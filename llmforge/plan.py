@@ -117,7 +117,7 @@ def make_plans(config: PretrainConfig, asked: PlanArguments, named: bool) -> dic
     """Everything that `llmforge plan` tells, as objects: the device, the corpus, the presets, the plans of the chosen one.
 
     Raises:
-        ConfigError: Nothing fits, or the processes do not divide the rows of a step.
+        ConfigError: Nothing fits, or the processes do not divide ``--effective_batch_size``.
         DataError: The corpus is not there.
     """
     from llmforge.configs.model import ModelArguments

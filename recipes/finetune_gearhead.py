@@ -20,18 +20,21 @@ def main(argv=None):
     start, data = llmforge.prepare_finetune(config)
 
     with llmforge.open_run(config, data) as run:
-        model = llmforge.tuned_model(start, config)
-        trainer = llmforge.build_trainer(
-            model,
-            data,
-            config.training,
-            generation=config.generation,
-            run=config.run,
-            folder=run.path,
-            callbacks=run.callbacks,
-            saving=config.checkpoint,
-        )
-        trainer.train(resume_from_checkpoint=run.checkpoint and str(run.checkpoint))
+
+        def build():
+            return llmforge.build_trainer(
+                llmforge.tuned_model(start, config),
+                data,
+                config.training,
+                generation=config.generation,
+                run=config.run,
+                folder=run.path,
+                callbacks=run.callbacks,
+                saving=config.checkpoint,
+            )
+
+        # trainer.train(), from the checkpoint of --resume; with --auto_batch again where memory runs out
+        trainer = llmforge.train_fitting(build, config, run)
         return llmforge.finish(trainer, run, config, data, start)
 
 

@@ -21,19 +21,23 @@ def main(argv=None):
     data = llmforge.prepare_run(config)
 
     with llmforge.open_run(config, data) as run:
-        model = llmforge.build_model(config.model, data.tokenizer, data.block_size, seed=config.training.seed)
-        trainer = llmforge.build_trainer(
-            model,
-            data,
-            config.training,
-            generation=config.generation,
-            run=config.run,
-            folder=run.path,
-            max_eval_samples=config.data.max_eval_samples,
-            callbacks=run.callbacks,
-            saving=config.checkpoint,
-        )
-        trainer.train(resume_from_checkpoint=run.checkpoint)
+
+        def build():
+            model = llmforge.build_model(config.model, data.tokenizer, data.block_size, seed=config.training.seed)
+            return llmforge.build_trainer(
+                model,
+                data,
+                config.training,
+                generation=config.generation,
+                run=config.run,
+                folder=run.path,
+                max_eval_samples=config.data.max_eval_samples,
+                callbacks=run.callbacks,
+                saving=config.checkpoint,
+            )
+
+        # trainer.train(), from the checkpoint of --resume; with --auto_batch again where memory runs out
+        trainer = llmforge.train_fitting(build, config, run)
         return llmforge.finish(trainer, run, config, data)
 
 

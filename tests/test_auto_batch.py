@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import TINY, awkward_documents, forge_trainer, packed_rows, tiny_model
+from helpers import ROOT, TINY, awkward_documents, forge_trainer, packed_rows, tiny_model
 from safetensors.torch import load_file
 
 from llmforge import auto_batch, pretrain
@@ -22,9 +23,11 @@ from llmforge.planning.memory import estimate
 from llmforge.planning.requirements import setup_for
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.devices import probe_device
+from llmforge.runtime.run_folder import RunFolder
 from llmforge.trainer import ForgeTrainer
 
 ROWS, STEPS = 8, 5
+SIZES = ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size")
 
 
 def words(corpus: Path, folder: str, **changes: object) -> list[str]:
@@ -137,6 +140,51 @@ def test_another_error_is_not_gone_on_from(corpus, planted):
     planted(step=1, most=2, kind=ValueError)
     with pytest.raises(ValueError, match="out of memory"):
         run_command(pretrain.main, [*words(corpus, "broken"), "--auto_batch"])
+
+
+def test_the_recipe_goes_on_too(corpus, planted):
+    seen = planted(step=1, most=4)
+    recipe = runpy.run_path(str(ROOT / "recipes" / "pretrain_go.py"), run_name="recipe")["main"]
+    result = recipe([*words(corpus, "broken", max_steps=2), "--auto_batch"])
+    assert (seen, result.step) == ([(1, 8)], 2)
+    assert [batch["per_device_train_batch_size"] for batch in json.loads(Path("broken/run.json").read_text())["batches"]] == [
+        8,
+        4,
+    ]
+
+
+def fitted(folder: Path, device: str, proposed: tuple[int, ...] = (8,)) -> SimpleNamespace:
+    """The arguments after `train_fitting` with a trainer that does nothing, on so many processes and what they propose."""
+    run, _ = config(per_device_train_batch_size=8, gradient_accumulation_steps=3)
+    args = SimpleNamespace(device=torch.device(device), fsdp=[], train_batch_size=0, **dict.fromkeys(SIZES, 8))
+    trainer = SimpleNamespace(
+        args=args,
+        accelerator=SimpleNamespace(device=torch.device("cpu"), gather=lambda own: torch.tensor(proposed)),
+        callback_handler=SimpleNamespace(callbacks=[]),
+        train=lambda **_: None,
+    )
+    auto_batch.train_fitting(lambda: trainer, run, RunFolder(folder))
+    return args
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_under_fsdp_whose_model_is_not_on_the_gpu_yet_nothing_is_tried(monkeypatch, tmp_path, sharded):
+    tried = []
+    monkeypatch.setattr(auto_batch, "_probe", lambda trainer, share: tried.append(share))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", str(sharded))
+    fitted(tmp_path, "cuda")
+    assert tried == ([] if sharded else [24])
+
+
+def test_processes_take_what_fits_the_one_with_the_least(tmp_path):
+    args = fitted(tmp_path, "cpu", (8, 6, 12, 8))
+    assert [getattr(args, name) for name in SIZES] == [6, 4, 6]
+
+
+def test_the_choices_before_a_resume_are_kept(tmp_path):
+    RunFolder(tmp_path).write_record(batches=[{"from_step": 0}])
+    fitted(tmp_path, "cpu")
+    assert [batch["from_step"] for batch in json.loads((tmp_path / "run.json").read_text())["batches"]] == [0, 0]
 
 
 def config(**changes) -> tuple[PretrainConfig, SimpleNamespace]:

@@ -9,12 +9,13 @@ import threading
 import time
 
 import pytest
+import torch
 
 from llmforge import ending, mirroring
 from llmforge.configs.remote import RemoteArguments
-from llmforge.configs.run import PretrainConfig
+from llmforge.configs.run import PretrainConfig, RunArguments
 from llmforge.configs.training import ForgeTrainingArguments
-from llmforge.ending import end_run
+from llmforge.ending import end_run, explain
 from llmforge.errors import Preempted, StorageError, TrainingDiverged
 from llmforge.runtime.run_folder import RunFolder
 from llmforge.runtime.signals import stop_signals
@@ -155,3 +156,22 @@ def test_a_record_that_cannot_be_put_right_does_not_hide_why_it_ended(error, end
     assert record["exit_code"] == {KeyboardInterrupt: 75, RuntimeError: 1}.get(type(error), 6)
     with pytest.raises(StorageError, match="disk is full"):
         end(Stuck(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen", "processes", "told"),
+    [
+        (8, False, 1, "Give --auto_batch, which"),
+        (8, False, 2, "Give 4 and more --gradient_accumulation_steps"),
+        (8, True, 2, "Leave --auto_batch out: give 4 and more"),
+        (1, False, 1, "Add --activation_checkpointing, or take"),
+    ],
+)
+def test_out_of_memory_suggests_what_was_not_given_and_works(monkeypatch, rows, chosen, processes, told):
+    training = ForgeTrainingArguments(use_cpu=True, per_device_train_batch_size=rows)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    remedy = explain(
+        torch.OutOfMemoryError("full"), PretrainConfig(training=training, run=RunArguments(auto_batch=chosen))
+    ).remedy
+    assert remedy.startswith(told)
+    assert ("--auto_batch" in remedy) is (chosen or (rows, processes) == (8, 1))

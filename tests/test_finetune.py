@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,13 +16,15 @@ from helpers import ROOT, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig
 
-from llmforge import finetune
+from llmforge import auto_batch, finetune
+from llmforge.callbacks.loss_plot import LossPlot
 from llmforge.configs.finetune import FinetuneArguments, FinetuneConfig
 from llmforge.configs.lora import LoraArguments
 from llmforge.configs.tuning import FinetuneTrainingArguments
 from llmforge.errors import ConfigError
 from llmforge.runtime.commands import run_command
 from llmforge.tasks.files import BUILT_IN, load_task
+from llmforge.trainer import ForgeTrainer
 from llmforge.tuning.start import fit_embeddings, grow_tokenizer, load_start, set_dropout, tuned_model
 
 WORDS = "func return err nil if for range string int error path data open close read write".split()
@@ -539,3 +542,29 @@ def test_two_processes_train_as_one_does(base, adapters):
         assert len(first) >= 2
         assert first == pytest.approx(second, rel=2e-5)
     assert record("one", "eval.json")["loss"] == pytest.approx(record("two", "eval.json")["loss"], rel=2e-5)
+
+
+def test_out_of_memory_begins_again_with_the_model_as_it_was_given(bases, monkeypatch):
+    """In the recipe, before anything was saved; nothing of the steps that were made is left."""
+    monkeypatch.setattr(LossPlot, "_draw", lambda *_, **__: None)
+    words = ["--train_file", "rows", "--max_steps", "3", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    words += ["--dropout", "0", "--learning_rate", "0.01", "--eval_strategy", "no"]
+    assert command(bases["gpt2-10m"], "--output_dir", "whole", *words) == 0
+    real = ForgeTrainer.training_step
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        if self.state.global_step == 2 and len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(ForgeTrainer, "training_step", training_step)
+    monkeypatch.setattr(auto_batch, "largest_rows", lambda setup, share, room: share)
+    recipe = runpy.run_path(str(ROOT / "recipes" / "finetune_gearhead.py"), run_name="recipe")["main"]
+    recipe(["--from_pretrained", str(bases["gpt2-10m"]), *QUIET, "--output_dir", "broken", *words, "--auto_batch"])
+    assert [batch["per_device_train_batch_size"] for batch in record("broken")["batches"]] == [4, 2]
+    whole, broken = (
+        [line["loss"] for line in map(json.loads, Path(name, "metrics.jsonl").read_text().splitlines()) if "loss" in line]
+        for name in ("whole", "broken")
+    )
+    assert len(whole) == 3
+    assert broken == pytest.approx(whole, rel=1e-5)

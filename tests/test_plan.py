@@ -145,8 +145,11 @@ def test_the_plan_is_that_of_the_yaml_and_the_flags(capsys, tmp_path):
     assert lighter["memory"]["optimizer"] < plan["memory"]["optimizer"]
 
 
-def test_processes_share_the_rows_in_two_ways(capsys):
-    ddp, fsdp = told(capsys, "--preset", "gpt2-355m", "--device", "L4", "--num_processes", "4")["plans"]
+def test_processes_take_the_rows_of_a_launch_in_two_ways(capsys):
+    words = ["--preset", "gpt2-355m", "--device", "L4", "--num_processes", "4"]
+    ddp, fsdp = told(capsys, *words, "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "3")["plans"]
+    assert (ddp["micro_batch"], ddp["accumulation"], ddp["effective_batch_size"]) == (2, 3, 24)
+    ddp, fsdp = told(capsys, *words, "--effective_batch_size", "8")["plans"]
     assert (ddp["micro_batch"], ddp["accumulation"], ddp["effective_batch_size"]) == (2, 1, 8)
     assert (ddp["optim"], fsdp["optim"]) == ("muon", "adamw_torch_fused")
     assert fsdp["memory"]["peak"] < ddp["memory"]["peak"]
@@ -171,7 +174,8 @@ def test_what_cannot_be_planned_is_one_line_with_a_remedy(capsys, corpus):
     assert "--activation_checkpointing" in refused(capsys, "--preset", "gpt2-1.5b", "--device", "RTX 3090")
     assert "No preset fits" in refused(capsys, "--device", "L4", "--device_memory", "500MiB")
     assert "too few for any preset" in refused(capsys, "--corpus", str(corpus), "--device", "L4")
-    assert "does not divide the 8 rows" in refused(capsys, "--preset", "gpt2-124m", "--num_processes", "3")
+    words = ["--preset", "gpt2-124m", "--num_processes", "3", "--effective_batch_size", "8"]
+    assert "--effective_batch_size 8 cannot be shared evenly by --num_processes 3. Give" in refused(capsys, *words)
     assert "'lots' is no size" in refused(capsys, "--device_memory", "lots")
     assert "'soon' is no time" in refused(capsys, "--deadline", "soon")
     assert "Did you mean gpt2-124m" in refused(capsys, "--preset", "gpt2-125m")

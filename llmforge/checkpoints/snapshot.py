@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
+
+from llmforge.runtime.devices import free_memory
 
 #: Of the memory that is free, what the copies may take: the rest is for what training has not asked for yet.
 _SAFE_SHARE = 0.8
@@ -106,18 +106,3 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 def has_room(size: int) -> bool:
     """Whether so many bytes of memory can be had without pushing training out of it."""
     return size <= _SAFE_SHARE * free_memory()
-
-
-def free_memory() -> int:
-    """Bytes of memory that can still be had: of the machine, or of the control group where that has less."""
-    free = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
-    for most, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            free = min(free, int((group / most).read_text()) - int((group / used).read_text()))
-        except (OSError, ValueError):  # not there, or "max"
-            continue
-    return max(free, 0)

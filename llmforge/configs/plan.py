@@ -30,8 +30,8 @@ class PlanArguments:
     effective_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Rows of an optimizer step over all processes; by default --per_device_train_batch_size times "
-            "--gradient_accumulation_steps, shared out among the processes."
+            "help": "Rows of an optimizer step over all processes, shared out among them; by default "
+            "--per_device_train_batch_size times --gradient_accumulation_steps times --num_processes, as in training."
         },
     )
     probe: bool = field(default=False, metadata={"help": "Measure the speed: 20 steps on the device here."})

@@ -84,7 +84,7 @@ def what_to_give_up(setup: Setup, step_rows: int, memory: int) -> str | None:
     for length in (setup.batch.length // 2, setup.batch.length // 4):
         shorter = replace(spared, batch=replace(spared.batch, length=max(length, 1)))
         ways[f"--activation_checkpointing --block_size {length}"] = shorter
-    ways["--effective_batch_size 1, which learns less a step"] = setup.with_rows(1, 1)
+    ways[f"--effective_batch_size {setup.processes}, which learns less a step"] = setup.with_rows(1, 1)
     return next((flags for flags, way in ways.items() if estimate(way).peak <= memory), None)
 
 

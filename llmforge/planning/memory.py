@@ -18,7 +18,7 @@ _EVALUATION_ROWS, _EVALUATION_TENSORS = 1024, 3
 PROCESS_BYTES, CONTEXT_BYTES, GPU_WASTE = 580 * 2**20, 600 * 2**20, 0.05
 #: What the C library keeps on a CPU of blocks that were freed and do not fit again, at most: a share of all that is held, and
 #: with checkpointing, which takes and frees each block's activations in turn, a share of what it spares. Seen with glibc 2.36:
-#: docs/concepts/plan.md; with MALLOC_MMAP_THRESHOLD_=131072 there is none of it, and steps take longer.
+#: docs/how-to/plan.md; with MALLOC_MMAP_THRESHOLD_=131072 there is none of it, and steps take longer.
 CPU_WASTE, CHECKPOINTED_WASTE = 0.3, 0.7
 
 

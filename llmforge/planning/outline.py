@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmforge.configs.run import RunConfig
@@ -99,19 +99,21 @@ class Plan:
 
 
 def rows_of_a_step(training: ForgeTrainingArguments, wanted: int | None, processes: int) -> int:
-    """Rows of an optimizer step over all processes.
+    """Rows of an optimizer step over all processes: what a launch with these flags takes, or `wanted`, which they share.
 
     Raises:
-        ConfigError: The processes cannot share them evenly.
+        ConfigError: They cannot share it evenly.
     """
-    total = wanted or training.per_device_train_batch_size * training.gradient_accumulation_steps
-    if total % processes:
-        near = max(total // processes, 1) * processes
+    if wanted is None:
+        return training.per_device_train_batch_size * training.gradient_accumulation_steps * processes
+    if wanted % processes:
+        near = wanted // processes * processes
+        close = f"{near} or {near + processes}" if near else f"{processes}"
         raise ConfigError(
-            f"--num_processes {processes} does not divide the {total} rows of a step.",
-            f"Give --effective_batch_size {near} or {near + processes}, or other processes.",
+            f"--effective_batch_size {wanted} cannot be shared evenly by --num_processes {processes}.",
+            f"Give --effective_batch_size {close}, or other processes.",
         )
-    return total
+    return wanted
 
 
 def step_count(training: ForgeTrainingArguments, corpus: CorpusSize | None, step_rows: int) -> int | None:
@@ -129,7 +131,7 @@ def every(rhythm: float | None, strategy: Any, steps: int, an_epoch: int | None)
     if name == "no" or not steps:
         return 0
     if name == "epoch":
-        return steps // an_epoch if an_epoch else 1
+        return -(-steps // an_epoch) if an_epoch else 1  # one that breaks off ends too
     size = math.ceil(rhythm * steps) if rhythm and rhythm < 1 else int(rhythm or 500)
     return max(-(-steps // size), 1)
 
@@ -177,14 +179,12 @@ def make_plan(
     memory = estimate(setup)
     steps = step_count(training, corpus, step_rows)
     step_tokens = step_rows * setup.batch.length
+    an_epoch = math.ceil(corpus.rows / step_rows) if corpus else None
     fitting = None
     if deadline is not None and speed is not None:
-        each = step_tokens / speed.tokens_per_second
-        evaluations = _evaluation_seconds(config, corpus, speed, 1) / (training.eval_steps or 500)
-        fitting = int(max(deadline - _start_seconds(config, corpus, speed), 0) / (each + evaluations))
+        fitting = _fitting_steps(config, corpus, speed, deadline, step_tokens / speed.tokens_per_second, an_epoch)
         steps = fitting if steps is None else steps
     duration = None
-    an_epoch = math.ceil(corpus.rows / step_rows) if corpus else None
     if steps is not None and speed is not None:
         evaluated = every(training.eval_steps, training.eval_strategy, steps, an_epoch)
         duration = Duration(
@@ -214,6 +214,23 @@ def make_plan(
     )
 
 
+def _fitting_steps(
+    config: RunConfig, corpus: CorpusSize | None, speed: Speed, deadline: float, each: float, an_epoch: int | None
+) -> int:
+    """Steps of `each` seconds that fit into the deadline with the evaluations that a run of so many has."""
+    training, room = config.training, max(deadline - _start_seconds(config, corpus, speed), 0.0)
+
+    def fits(steps: int) -> bool:
+        evaluations = every(training.eval_steps, training.eval_strategy, steps, an_epoch)
+        return steps <= int((room - _evaluation_seconds(config, corpus, speed, evaluations)) / each)
+
+    most, least = int(room / each) + 1, 0  # the first does not fit, the second does
+    while most - least > 1:
+        middle = (most + least) // 2
+        most, least = (most, middle) if fits(middle) else (middle, least)
+    return least
+
+
 def _evaluation_seconds(config: RunConfig, corpus: CorpusSize | None, speed: Speed, times: int) -> float:
     if corpus is None:
         return 0.0
@@ -225,8 +242,3 @@ def _evaluation_seconds(config: RunConfig, corpus: CorpusSize | None, speed: Spe
 def _start_seconds(config: RunConfig, corpus: CorpusSize | None, speed: Speed) -> float:
     """Of the evaluation before the first step."""
     return _evaluation_seconds(config, corpus, speed, 1) if config.training.eval_on_start else 0.0
-
-
-def with_preset(config: Any, preset: str) -> Any:
-    """The same run of another preset, without the changes to the model."""
-    return replace(config, model=type(config.model)(preset=preset))

@@ -240,6 +240,11 @@ def available_memory(use_cpu: bool = False) -> int:
 
     if torch.cuda.is_available() and not use_cpu:
         return int(torch.cuda.mem_get_info()[0])
+    return free_memory()
+
+
+def free_memory() -> int:
+    """Bytes of memory that can still be had: of the machine, or of the control group where that has less."""
     import psutil
 
     left = int(psutil.virtual_memory().available)
@@ -250,7 +255,7 @@ def available_memory(use_cpu: bool = False) -> int:
     for limit, used in limits:
         try:
             left = min(left, int(Path(limit).read_text()) - int(Path(used).read_text()))
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # not there, or "max"
             continue
     return max(left, 0)
 

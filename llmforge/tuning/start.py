@@ -42,6 +42,7 @@ class Start:
         tokenizer: With padding and the tokens that were added.
         known: Rows of the embedding table that stood for a token before.
         task: What the rows are for; None where plain text is trained on.
+        used: Whether the model was made one to be trained (`tuned_model`), and is no more as it lies in its folder.
     """
 
     given: str
@@ -49,6 +50,7 @@ class Start:
     tokenizer: PreTrainedTokenizerBase
     known: int
     task: Task | None = None
+    used: bool = False
 
     @property
     def base(self) -> str:
@@ -144,12 +146,16 @@ def tuned_model(start: Start, config: FinetuneConfig) -> Any:
     All weights are trained with room for every token; adapters, on the base as it is.
 
     Args:
-        start: Its model is changed in place.
+        start: Its model is changed in place; a second call loads it anew.
         config: Dropout and adapters; its seed draws the adapters' weights.
 
     Raises:
         ConfigError: The model has no layer that ``--lora_targets`` names.
+        CheckpointError: It is to be loaded anew, and is gone.
     """
+    if start.used:
+        start.found.model = load_start(config).found.model
+    start.used = True
     model, own = start.found.model, None
     if config.lora.lora:  # which leaves the base as it is: padding stands for nothing (`PackedCollator.of`)
         own = load_own_tokenizer(start.found.path)

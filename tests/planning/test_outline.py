@@ -12,6 +12,7 @@ from llmforge.errors import ConfigError
 from llmforge.planning.corpus import CorpusSize
 from llmforge.planning.outline import Plan, every, make_plan, rows_of_a_step, step_count
 from llmforge.planning.speed import Speed
+from llmforge.run import plan_steps
 from llmforge.runtime.devices import Device
 
 CARD = Device("cuda", "Card", 24 * 2**30, "bf16")
@@ -27,12 +28,20 @@ def plan(corpus: CorpusSize | None = None, device: Device = CARD, remote: str | 
     return make_plan(config, "gpt2-124m", 50257, device, "bf16", **fixed)
 
 
-def test_the_rows_of_a_step_stay_whatever_the_processes():
+@pytest.mark.parametrize("processes", [1, 2, 5])
+def test_the_rows_of_a_step_are_those_of_a_launch(monkeypatch, processes):
     training = ForgeTrainingArguments(report_to=[], use_cpu=True, per_device_train_batch_size=4, gradient_accumulation_steps=3)
-    assert [rows_of_a_step(training, None, processes) for processes in (1, 2, 4)] == [12, 12, 12]
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    assert rows_of_a_step(training, None, processes) == plan_steps(training, 1000)[0] == 12 * processes
+
+
+def test_the_rows_that_are_given_are_shared_out():
+    training = ForgeTrainingArguments(report_to=[], use_cpu=True, per_device_train_batch_size=4, gradient_accumulation_steps=3)
     assert rows_of_a_step(training, 64, 4) == 64
-    with pytest.raises(ConfigError, match=r"--num_processes 5 does not divide the 12 rows.*--effective_batch_size 10 or 15"):
-        rows_of_a_step(training, None, 5)
+    with pytest.raises(ConfigError, match=r"--effective_batch_size 12 .* 5\. Give --effective_batch_size 10 or 15"):
+        rows_of_a_step(training, 12, 5)
+    with pytest.raises(ConfigError, match=r"Give --effective_batch_size 5,"):
+        rows_of_a_step(training, 3, 5)
     assert (made := plan(processes=4, step_rows=8)).setup.batch.rows * made.setup.accumulation == 2
 
 
@@ -52,6 +61,21 @@ def test_what_fits_into_a_deadline():
     assert 0 < made.deadline_steps < 1000 == round(819.2 / (8 * 1024 / 10_000))
     assert plan(None, deadline=819.2).deadline_steps == 1000
     assert plan(None, deadline=819.2).duration.steps == 1000
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"eval_strategy": "no", "load_best_model_at_end": False}, 1000),
+        ({"eval_strategy": "steps", "eval_steps": 100}, 1000 - 40),  # an evaluation is 4.07 steps: 10 of them
+        ({"eval_strategy": "steps", "eval_steps": 0.05}, 1000 - 81),  # 20
+        ({"eval_strategy": "epoch", "save_strategy": "epoch"}, 1000 - 40),  # of 100 steps: 10, the last of which breaks off
+    ],
+)
+def test_evaluations_are_made_within_the_deadline_as_the_trainer_makes_them(settings, steps):
+    made = plan(CORPUS, max_steps=5000, deadline=819.2, eval_on_start=False, **settings)
+    assert made.deadline_steps == pytest.approx(steps, abs=2)
+    assert plan(CORPUS, max_steps=made.deadline_steps, eval_on_start=False, **settings).duration.seconds <= 819.2
 
 
 def test_disk_and_upload_are_what_is_kept_and_what_is_sent():
@@ -79,7 +103,7 @@ def test_processes_on_a_cpu_share_its_memory():
 
 @pytest.mark.parametrize(
     ("rhythm", "strategy", "steps", "times"),
-    [(500, "steps", 1000, 2), (0.1, "steps", 1000, 10), (500, "no", 1000, 0), (1, "epoch", 250, 2)],
+    [(500, "steps", 1000, 2), (0.1, "steps", 1000, 10), (500, "no", 1000, 0), (1, "epoch", 250, 3)],
 )
 def test_how_often_something_happens(rhythm, strategy, steps, times):
     assert every(rhythm, strategy, steps, 100) == times

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from helpers import tiny_model
 
+from llmforge.checkpoints.snapshot import has_room
 from llmforge.errors import ConfigError
 from llmforge.models import flops_per_token as flops_of_model
 from llmforge.planning.activations import Batch
@@ -60,7 +61,7 @@ def test_a_card_that_is_not_known_or_not_one():
 
 
 def test_a_limit_of_the_control_group_counts(monkeypatch, tmp_path):
-    """`available_memory` is what is left below the limit."""
+    """What is left below the limit is all that a training may take, and that a checkpoint may be copied into."""
     files = {"/sys/fs/cgroup/memory.max": "1000", "/sys/fs/cgroup/memory.current": "400"}
     real = devices.Path
 
@@ -71,4 +72,5 @@ def test_a_limit_of_the_control_group_counts(monkeypatch, tmp_path):
         return real(place)
 
     monkeypatch.setattr(devices, "Path", path)
-    assert devices.available_memory(use_cpu=True) == 600
+    assert devices.available_memory(use_cpu=True) == devices.free_memory() == 600
+    assert (has_room(480), has_room(481)) == (True, False)  # four fifths
