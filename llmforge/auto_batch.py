@@ -30,7 +30,7 @@ from llmforge.runtime.launch import local_world_size, rank_zero_first, world_siz
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import RUN_RECORD, RunFolder
 from llmforge.sharding import wants_sharding
-from llmforge.storage import read_json
+from llmforge.storage.records import read_json
 from llmforge.trainer import ForgeTrainer
 
 #: Of the memory that is free at the start, what a training is planned to take at most: other programs may want some too.

@@ -22,7 +22,7 @@ from llmforge.data.splits import REASONS
 from llmforge.errors import ConfigError, DataError
 from llmforge.runtime.commands import CommandParser, run_command
 from llmforge.runtime.logs import console, printable, set_up_logging
-from llmforge.storage import new_file
+from llmforge.storage.files import new_file
 from llmforge.tasks.fields import messages
 from llmforge.tasks.files import BUILT_IN, find_task, task_for
 from llmforge.tasks.rows import Row, read_rows, read_text_file, split_rows

@@ -16,7 +16,8 @@ from llmforge.runtime.launch import world_size
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import METRICS, RunFolder, correct_exit
 from llmforge.runtime.signals import stop_signals
-from llmforge.storage import is_disk_full, read_json_lines
+from llmforge.storage.files import is_disk_full
+from llmforge.storage.records import read_json_lines
 
 
 @dataclass

@@ -43,7 +43,7 @@ from llmforge.scoring.result import Comparison, Evaluation, answers_path, result
 from llmforge.scoring.rows import TestRows, read_test_rows
 from llmforge.scoring.samples import STRATEGIES
 from llmforge.scoring.show import show_comparison, show_evaluation, show_lm_eval
-from llmforge.storage import write_json
+from llmforge.storage.records import write_json
 
 #: What answers and samples are made with, where nothing else is said.
 _GENERATION: dict[str, Any] = {"do_sample": False, "strategies": list(STRATEGIES)}

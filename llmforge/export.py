@@ -31,7 +31,8 @@ from llmforge.pretrained.loading import Pretrained, load_pretrained_model
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.devices import available_cores, format_bytes
 from llmforge.runtime.logs import console, logger, set_up_logging
-from llmforge.storage import new_file, new_folder, sweep_partial, write_text
+from llmforge.storage.files import new_file, new_folder, sweep_partial
+from llmforge.storage.records import write_text
 from llmforge.tasks.files import published_template
 
 if TYPE_CHECKING:

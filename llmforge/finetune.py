@@ -42,7 +42,7 @@ from llmforge.runtime.trackers import check_trackers
 from llmforge.sampling.completions import encode_prompt
 from llmforge.scoring.tasks import score_rows
 from llmforge.sharding import refuse_sharding
-from llmforge.storage import cache_root, new_folder
+from llmforge.storage.files import cache_root, new_folder
 from llmforge.tasks.examples import fitting_size, prepare_task
 from llmforge.tasks.splits import TaskRows, read_task_rows, split_task_rows
 from llmforge.trainer import ForgeTrainer

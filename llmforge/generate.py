@@ -25,7 +25,7 @@ from llmforge.runtime.commands import run_command
 from llmforge.runtime.logs import logger, printable, set_up_logging
 from llmforge.sampling.completions import Completion, check_prompts, completions
 from llmforge.sampling.dialogue import converse
-from llmforge.storage import new_file
+from llmforge.storage.files import new_file
 from llmforge.tasks.files import find_task, load_task, parse_fields
 from llmforge.tasks.task import Task
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmforge.errors import ConfigError, DataError
 from llmforge.runtime.run_folder import EXIT_RECORD, FINAL, METRICS, RUN_RECORD, SAMPLES, holds_a_run
-from llmforge.storage import read_json, read_json_lines
+from llmforge.storage.records import read_json, read_json_lines
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,7 @@ from llmforge.runtime.launch import local_world_size, on_first_machine, rank, wo
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder
 from llmforge.runtime.signals import stop_signals
-from llmforge.storage import read_json
+from llmforge.storage.records import read_json
 
 #: Seconds from the signal on in which uploads are waited for, whatever else took of them: schedulers kill after 30.
 _GRACE = 20.0

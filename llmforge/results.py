@@ -16,7 +16,8 @@ from llmforge.runtime.logs import logger, printable, show
 from llmforge.runtime.run_folder import FINAL, SAMPLES, RunFolder
 from llmforge.sampling.completions import complete
 from llmforge.sharding import whole_model
-from llmforge.storage import append_json_line, new_folder, write_json, write_text
+from llmforge.storage.files import new_folder
+from llmforge.storage.records import append_json_line, write_json, write_text
 from llmforge.trainer import ForgeTrainer
 from llmforge.tuning.start import Start, model_card, write_final
 

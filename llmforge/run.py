@@ -28,7 +28,7 @@ from llmforge.runtime.run_lock import alone_in
 from llmforge.runtime.signals import stop_signals
 from llmforge.runtime.trackers import tracker_environment
 from llmforge.sharding import wants_sharding
-from llmforge.storage import read_json
+from llmforge.storage.records import read_json
 from llmforge.tuning.shape import about, shape_of
 
 #: Kinds of devices that torch calls ``cuda``.

@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from llmforge.configs.tokenizer import DEFAULT_VOCAB, END_OF_TEXT, PAD, TokenizerArguments
 from llmforge.errors import ConfigError, DataError, StorageError
 from llmforge.fast_merges import LEAST_BYTES, SEPARATOR, fast_merges, has_new_letters, read_texts, without_surrogates
-from llmforge.storage import write_json
+from llmforge.storage.records import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,12 +19,12 @@ from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.data.allot import allot, tokenizer_sample, training_texts
 from llmforge.data.card import vocabulary_line
-from llmforge.data.corpus import read_shards
+from llmforge.data.reading import read_shards
 from llmforge.errors import ConfigError
 from llmforge.parsing import ForgeParser
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.logs import console, logger, printable, set_up_logging
-from llmforge.storage import new_folder
+from llmforge.storage.files import new_folder
 from llmforge.tokenization import FILES, TextTokenizer, fetch, train_tokenizer
 
 _LONGEST = 10

@@ -12,7 +12,7 @@ import pytest
 
 import llmforge
 from llmforge.history import Run, load_run
-from llmforge.storage import read_json_lines
+from llmforge.storage.records import read_json_lines
 
 #: As RunLog writes them: an evaluation before the first step, training lines, an evaluation and a training
 #: line of one step, and the totals at the end, of the last step.

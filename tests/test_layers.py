@@ -33,7 +33,7 @@ _FIRST_CALLBACKS = ("forge_callback", "media", "tracker")
 
 ORDER: list[set[str]] = [
     {"errors"},
-    {"storage"},
+    *folder("storage", "files", "records"),
     *folder(
         "configs",
         "source units",
@@ -42,6 +42,7 @@ ORDER: list[set[str]] = [
         "run",
         "finetune tuning",
     ),
+    {"yaml_files"},
     {"parsing"},
     *folder(
         "runtime",
@@ -81,6 +82,7 @@ ORDER: list[set[str]] = [
         "splits",
         "shards rows dataset_writer",
         "corpus",
+        "reading",
         "encode allot prepared",
         "card picture token_runs show",
         "leaks",

@@ -13,21 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from llmforge import storage
 from llmforge.errors import DataError, StorageError
-from llmforge.storage import (
-    Placing,
-    append_json_line,
-    is_disk_full,
-    keep_json_lines,
-    new_file,
-    new_folder,
-    read_json,
-    read_json_lines,
-    sweep_partial,
-    write_json,
-    write_text,
-)
+from llmforge.storage import files as storage
+from llmforge.storage.files import Placing, is_disk_full, new_file, new_folder, sweep_partial
+from llmforge.storage.records import append_json_line, keep_json_lines, read_json, read_json_lines, write_json, write_text
 
 
 def names(folder: Path) -> set[str]:
@@ -105,7 +94,8 @@ def test_full_disk_is_a_storage_error(tmp_path: Path):
     code = """
 import resource, sys
 from llmforge.errors import StorageError
-from llmforge.storage import new_folder, write_text
+from llmforge.storage.files import new_folder
+from llmforge.storage.records import write_text
 path = sys.argv[1]
 write_text(path + "/a.txt", "old")
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -309,7 +299,7 @@ def test_torch_s_own_words_for_a_full_disk(tmp_path):
     """It has several, by where in the file the room ends. RLIMIT_FSIZE stands in for the disk."""
     code = """
 import resource, signal, sys, torch
-from llmforge.storage import is_disk_full
+from llmforge.storage.files import is_disk_full
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 failed = 0
 for state, step in (({"x": torch.zeros(100_000)}, 20_011), ({"last_epoch": 3, "base_lrs": [0.1]}, 50)):
@@ -357,7 +347,7 @@ def test_exception_leaves_the_file_that_was_there(tmp_path: Path, error: type[Ba
 
 _KILLED = """
 import os, sys, time
-from llmforge.storage import new_file, new_folder
+from llmforge.storage.files import new_file, new_folder
 how, where = sys.argv[1:]
 if how == "aside":  # between moving the old one aside and putting the new one in place
     real, calls = os.replace, []

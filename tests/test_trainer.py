@@ -24,7 +24,7 @@ from llmforge.configs.run import RunArguments
 from llmforge.data.collate import PackedCollator
 from llmforge.data.prepare import prepare_dataset
 from llmforge.errors import CheckpointError, ConfigError, DataError, TrainingDiverged
-from llmforge.storage import read_json, read_json_lines
+from llmforge.storage.records import read_json, read_json_lines
 from llmforge.trainer import ForgeTrainer
 
 

@@ -15,7 +15,7 @@ from llmforge.callbacks.forge_callback import ForgeCallback
 from llmforge.errors import LlmforgeError, TrainingDiverged
 from llmforge.runtime.run_folder import DIVERGENCE
 from llmforge.sharding import is_sharded, piece
-from llmforge.storage import write_json
+from llmforge.storage.records import write_json
 
 #: Names shown in the error; all of them are in the record.
 _SHOWN = 5

@@ -12,7 +12,8 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from llmforge.callbacks.forge_callback import ForgeCallback
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import METRICS
-from llmforge.storage import append_json_line, is_disk_full, keep_json_lines
+from llmforge.storage.files import is_disk_full
+from llmforge.storage.records import append_json_line, keep_json_lines
 
 _SKIPPED = ("total_flos", "eval_model_preparation_time")
 #: In the file, but not in the readable line.

@@ -21,7 +21,7 @@ from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import SAMPLES
 from llmforge.sampling.completions import complete
 from llmforge.sharding import is_sharded
-from llmforge.storage import append_json_line, keep_json_lines
+from llmforge.storage.records import append_json_line, keep_json_lines
 
 
 class Samples(TrainerCallback):

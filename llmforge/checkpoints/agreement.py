@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from llmforge.errors import ConfigError, LlmforgeError, StorageError
-from llmforge.storage import is_disk_full
+from llmforge.storage.files import is_disk_full
 
 
 def agree(args: Any, value: int) -> int:

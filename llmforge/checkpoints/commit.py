@@ -18,7 +18,7 @@ from pathlib import Path
 from llmforge.checkpoints.manifest import checkpoint_step, is_committed, read_manifest, verify, write_manifest
 from llmforge.errors import StorageError
 from llmforge.runtime.logs import logger
-from llmforge.storage import sync_folder, sync_tree
+from llmforge.storage.files import sync_folder, sync_tree
 
 _STAGING = ".staging-"
 _TRASH = ".llmforge-trash"

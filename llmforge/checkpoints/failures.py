@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from llmforge.errors import LlmforgeError, StorageError
-from llmforge.storage import is_disk_full
+from llmforge.storage.files import is_disk_full
 
 Kind = Literal["missing", "denied", "credentials", "unreachable", "corrupt", "refused"]
 

@@ -18,7 +18,8 @@ from llmforge.errors import CheckpointError, ConfigError, DataError, StorageErro
 from llmforge.runtime.devices import format_bytes
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import METRICS, RUN_RECORD, SAMPLES
-from llmforge.storage import read_json, sync_folder, sync_tree, write_text
+from llmforge.storage.files import sync_folder, sync_tree
+from llmforge.storage.records import read_json, write_text
 
 _STATE = "trainer_state.json"
 #: Of that file, in bytes: a million logged losses are some 100 MB.

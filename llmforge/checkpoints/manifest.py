@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
 
 from llmforge.errors import CheckpointError
-from llmforge.storage import write_text
+from llmforge.storage.records import write_text
 
 MANIFEST = "manifest.json"
 METADATA = "metadata.json"

@@ -16,7 +16,7 @@ from llmforge.checkpoints.manifest import MANIFEST, METADATA, checkpoint_step, i
 from llmforge.checkpoints.summary import STATE
 from llmforge.errors import CheckpointError, LlmforgeError
 from llmforge.runtime.run_folder import EXIT_RECORD, RUN_RECORD
-from llmforge.storage import is_url, local_path
+from llmforge.storage.files import is_url, local_path
 
 if TYPE_CHECKING:
     from llmforge.checkpoints.remote import RemoteFolder

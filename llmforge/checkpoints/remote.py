@@ -16,7 +16,7 @@ from llmforge.checkpoints.failures import RemoteError, explain
 from llmforge.checkpoints.objects import ATTEMPTS, CHUNK, PARTS, WORKERS, RemoteObjects
 from llmforge.checkpoints.stores import progress
 from llmforge.runtime.logs import logger
-from llmforge.storage import new_file
+from llmforge.storage.files import new_file
 
 #: Objects that Google's store puts together at once.
 _MOST_SOURCES = 32

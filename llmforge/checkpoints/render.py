@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmforge.checkpoints.summary import RECENT, Summary
 from llmforge.runtime.devices import format_bytes
 from llmforge.runtime.logs import printable
-from llmforge.storage import new_file
+from llmforge.storage.files import new_file
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -18,7 +18,7 @@ from llmforge.checkpoints.manifest import METADATA, checkpoint_step, is_committe
 from llmforge.checkpoints.metadata import trend
 from llmforge.errors import CheckpointError, DataError
 from llmforge.runtime.run_folder import holds_a_run
-from llmforge.storage import read_json
+from llmforge.storage.records import read_json
 
 STATE = "trainer_state.json"
 Points = list[tuple[int, float]]

@@ -12,7 +12,7 @@ from llmforge.checkpoints.manifest import list_checkpoints
 from llmforge.errors import DataError, LlmforgeError
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import DIVERGENCE, EXIT_RECORD, FINAL, METRICS, RUN_RECORD, SAMPLES, timestamp
-from llmforge.storage import read_json, write_json
+from llmforge.storage.records import read_json, write_json
 
 UPLOADS = "uploads.json"
 State = Literal["queued", "uploading", "done", "failed", "superseded", "deleted"]

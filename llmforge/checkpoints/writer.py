@@ -22,7 +22,7 @@ from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.errors import CheckpointError, StorageError
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import RUN_RECORD
-from llmforge.storage import read_json
+from llmforge.storage.records import read_json
 
 #: Seconds that other processes wait for the first one's checkpoint when training ends by an error.
 PATIENCE = 60.0

@@ -16,7 +16,7 @@ import numpy as np
 
 from llmforge.data.arrow import numbers
 from llmforge.data.packing import Rows
-from llmforge.storage import json_text
+from llmforge.storage.records import json_text
 
 if TYPE_CHECKING:
     import pyarrow as pa

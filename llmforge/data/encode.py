@@ -16,7 +16,7 @@ from llmforge.data.dataset_writer import SplitWriter
 from llmforge.data.packing import Batch, pack_split, take
 from llmforge.data.shards import IdsShard, TextShard, digest, shard_path, write_ids
 from llmforge.fast_tokens import Encoder
-from llmforge.storage import Placing, cache_root
+from llmforge.storage.files import Placing, cache_root
 from llmforge.tokenization import TextTokenizer
 
 #: Bytes of text below which the fast encoder takes longer to load than it gains.

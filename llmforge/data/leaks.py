@@ -19,7 +19,7 @@ import numpy as np
 
 from llmforge.data.token_runs import Part, find_runs, read_parts
 from llmforge.errors import DataError
-from llmforge.storage import read_json_lines
+from llmforge.storage.records import read_json_lines
 from llmforge.tokenization import FILES, load
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.data import arrow
 from llmforge.data.allot import Allotment, allot, tokenizer_sample, training_texts
 from llmforge.data.card import markdown, source_cards, split_card, tokenizer_card, vocabulary_line
-from llmforge.data.corpus import READING, Corpus, read_shards
+from llmforge.data.corpus import Corpus
 from llmforge.data.dataset_writer import write_dataset_dict
 from llmforge.data.documents import IdRange
 from llmforge.data.encode import TokenizedCorpus
@@ -27,6 +27,7 @@ from llmforge.data.formats.templates import save_templates, templates_of
 from llmforge.data.mixing import mix
 from llmforge.data.picture import LengthsPicture
 from llmforge.data.prepared import CARD, CONTENT, DOCUMENTS, ROW_FORMAT, PreparedDataset, load_prepared, tokenizer_digest
+from llmforge.data.reading import READING, read_shards
 from llmforge.data.shards import KEPT_DAYS, digest, sweep_shards
 from llmforge.data.sources.cutting import FEW_DOCUMENTS
 from llmforge.data.sources.remote import sweep_downloads
@@ -34,7 +35,8 @@ from llmforge.errors import ConfigError
 from llmforge.runtime.launch import rank
 from llmforge.runtime.logs import logger, printable
 from llmforge.runtime.versions import installed_versions
-from llmforge.storage import cache_root, json_text, new_folder, sweep_partial
+from llmforge.storage.files import cache_root, new_folder, sweep_partial
+from llmforge.storage.records import json_text
 from llmforge.tokenization import FILES, fetch, load, train_tokenizer
 
 #: What of the data's settings makes other rows; the rest says where text is or how it is read, which the content shows.

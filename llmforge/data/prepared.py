@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from llmforge.data.rows import PackedRows
 from llmforge.data.shards import digest
 from llmforge.errors import DataError
-from llmforge.storage import read_json, read_json_lines
+from llmforge.storage.records import read_json, read_json_lines
 from llmforge.tokenization import FILES, load_pretrained
 
 if TYPE_CHECKING:

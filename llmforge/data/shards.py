@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from llmforge.data.arrow import as_numpy, lists, numbers, strings
 from llmforge.data.documents import Account, Document
-from llmforge.storage import Placing, new_file, sweep_partial
+from llmforge.storage.files import Placing, new_file, sweep_partial
 
 #: Bytes of text, or tokens, in a batch of a shard: the unit that is in memory at a time.
 BATCH = 4 * 2**20

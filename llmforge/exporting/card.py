@@ -11,7 +11,7 @@ from llmforge.errors import DataError
 from llmforge.exporting.check import CheckResult
 from llmforge.pretrained.loading import Pretrained
 from llmforge.runtime.run_folder import RUN_RECORD
-from llmforge.storage import read_json
+from llmforge.storage.records import read_json
 from llmforge.tasks.files import load_task
 from llmforge.tasks.task import Task
 

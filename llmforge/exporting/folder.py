@@ -13,7 +13,7 @@ import numpy as np
 
 from llmforge.errors import CheckFailed
 from llmforge.pretrained.loading import Pretrained
-from llmforge.storage import is_disk_full
+from llmforge.storage.files import is_disk_full
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from llmforge.checkpoints.manifest import is_committed, verify
 from llmforge.errors import CheckpointError
 from llmforge.pretrained.folder import find_folder, read_settings, refusing
 from llmforge.runtime.logs import logger
-from llmforge.storage import json_text
+from llmforge.storage.records import json_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmforge.storage import write_text
+from llmforge.storage.records import write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

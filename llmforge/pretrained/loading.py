@@ -11,7 +11,7 @@ from llmforge.errors import CheckpointError, DataError
 from llmforge.pretrained.adapters import find_base, merge_adapter
 from llmforge.pretrained.folder import ADAPTER_CONFIG, find_folder, load_model, load_tokenizer, read_settings
 from llmforge.runtime.run_folder import RUN_RECORD
-from llmforge.storage import read_json
+from llmforge.storage.records import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

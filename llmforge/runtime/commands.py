@@ -44,7 +44,7 @@ def _refuse_busy_folder(argv: Sequence[str]) -> None:
         return
     folder = given.output_dir
     if folder is None and given.config and Path(given.config).is_file():
-        from llmforge.parsing import read_yaml  # the command imports it anyway
+        from llmforge.yaml_files import read_yaml  # the command imports it anyway
 
         folder = read_yaml(Path(given.config)).get("output_dir")
     if folder is None and given.resume and Path(given.resume).is_dir():

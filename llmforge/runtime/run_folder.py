@@ -15,7 +15,7 @@ from typing import Any
 
 from llmforge.errors import ConfigError, StorageError
 from llmforge.runtime.versions import installed_versions
-from llmforge.storage import read_json, write_json
+from llmforge.storage.records import read_json, write_json
 
 RUN_RECORD = "run.json"
 EXIT_RECORD = "exit.json"

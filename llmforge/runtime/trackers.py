@@ -19,7 +19,7 @@ from llmforge.errors import ConfigError
 from llmforge.runtime.launch import rank
 from llmforge.runtime.logs import logger
 from llmforge.runtime.run_folder import RUN_RECORD, RunFolder
-from llmforge.storage import read_json
+from llmforge.storage.records import read_json
 
 #: wandb's own limits, in seconds, a little below those of `Tracker`: wandb then says by itself what it
 #: waited for. Its defaults are 90 s at the start (and some 10 s more for the login), for ever at the end.

@@ -16,7 +16,7 @@ from llmforge.pretrained.loading import Pretrained
 from llmforge.runtime.logs import printable
 from llmforge.sampling.completions import continue_ids
 from llmforge.sampling.turns import turns_of
-from llmforge.storage import write_text
+from llmforge.storage.records import write_text
 from llmforge.tasks.task import Task
 
 #: What a setting is called at the prompt, and what it is made of.

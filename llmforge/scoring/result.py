@@ -14,7 +14,7 @@ from llmforge.scoring.figures import Figures
 from llmforge.scoring.matching import AnswerFigures, AnswerScores
 from llmforge.scoring.pairs import Difference
 from llmforge.scoring.samples import Sample
-from llmforge.storage import new_file
+from llmforge.storage.files import new_file
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,7 +14,7 @@ from llmforge.results import metrics_of
 from llmforge.runtime.launch import rank, use_all_cores
 from llmforge.runtime.logs import show
 from llmforge.runtime.run_folder import FINAL
-from llmforge.storage import write_json
+from llmforge.storage.records import write_json
 from llmforge.trainer import ForgeTrainer
 
 

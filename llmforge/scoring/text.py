@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmforge.configs.data import DataArguments
-from llmforge.data.corpus import read_shards
 from llmforge.data.documents import IdRange
 from llmforge.data.encode import TokenizedCorpus
 from llmforge.data.packing import pack
 from llmforge.data.prepared import DOCUMENTS, PreparedDataset
+from llmforge.data.reading import read_shards
 from llmforge.data.rows import PackedRows, to_dataset
 from llmforge.data.shards import digest
 from llmforge.data.windows import WindowRows, slide
 from llmforge.errors import DataError
-from llmforge.storage import read_json_lines
+from llmforge.storage.records import read_json_lines
 from llmforge.tokenization import FILES, load
 
 if TYPE_CHECKING:

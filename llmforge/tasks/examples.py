@@ -29,7 +29,8 @@ from llmforge.data.shards import digest
 from llmforge.errors import DataError
 from llmforge.runtime.logs import logger
 from llmforge.runtime.versions import installed_versions
-from llmforge.storage import cache_root, json_text, new_folder
+from llmforge.storage.files import cache_root, new_folder
+from llmforge.storage.records import json_text
 from llmforge.tasks.prompts import cut_parts
 from llmforge.tasks.rows import Row
 from llmforge.tasks.task import Piece, Task

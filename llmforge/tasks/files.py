@@ -148,7 +148,7 @@ def read_task(path: Path) -> Task:
     Raises:
         ConfigError: An unknown key (the nearest known one is named), a template that cannot be, or a wrong value.
     """
-    from llmforge.parsing import read_yaml  # imports transformers' parser
+    from llmforge.yaml_files import read_yaml  # imports transformers' parser
 
     values = read_yaml(path)
     kind = values.get("kind", "fields")

@@ -33,7 +33,7 @@ from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.tokenizer import END_OF_TEXT
 from llmforge.data.formats.templates import CHAT_TEMPLATE, RecordRefused, Template, compile_template, names_in
 from llmforge.errors import ConfigError, DataError
-from llmforge.storage import write_text
+from llmforge.storage.records import write_text
 from llmforge.tasks.fields import TaskField, TaskList, key_of, messages, values_of
 from llmforge.tasks.prompts import Prompt
 from llmforge.tasks.yaml_text import yaml_text

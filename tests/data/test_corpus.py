@@ -18,10 +18,10 @@ from helpers import write_documents
 
 from llmforge.configs.data import DataArguments
 from llmforge.configs.tokenizer import TokenizerArguments
-from llmforge.data import corpus as engine
-from llmforge.data.corpus import read_shards
+from llmforge.data import reading as engine
 from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import load_prepared
+from llmforge.data.reading import read_shards
 from llmforge.errors import DataError
 from llmforge.fast_tokens import Encoder
 
@@ -130,7 +130,7 @@ class _refuse_here:
 
     def __call__(self, jobs):
         assert os.getpid() != self.process
-        from llmforge.data.corpus import _make_several
+        from llmforge.data.reading import _make_several
 
         return _make_several(jobs)
 

@@ -18,7 +18,7 @@ from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import load_prepared
 from llmforge.errors import ConfigError, DataError, StorageError
 from llmforge.fast_tokens import Encoder
-from llmforge.storage import read_json
+from llmforge.storage.records import read_json
 from llmforge.tokenization import TextTokenizer, load, load_pretrained
 
 BLOCK = 32

@@ -140,10 +140,10 @@ def system_calls(place: Place, kinds: tuple[str, ...] = ("rename", "renameat", "
 
 
 def _prepare(place: Place, cache: Path) -> Any:
-    from llmforge import storage
     from llmforge.configs.data import DataArguments
     from llmforge.configs.tokenizer import TokenizerArguments
     from llmforge.data.prepare import prepare_dataset
+    from llmforge.storage import files as storage
 
     os.environ["LLMFORGE_CACHE"] = str(cache)
     storage._UNCLAIMED_SECONDS = -1.0  # as a later start finds it

@@ -22,7 +22,7 @@ from llmforge.checkpoints import commit
 from llmforge.checkpoints.manifest import verify
 from llmforge.errors import Preempted
 from llmforge.runtime.signals import StopSignals, stop_signals
-from llmforge.storage import read_json, read_json_lines
+from llmforge.storage.records import read_json, read_json_lines
 from llmforge.trainer import ForgeTrainer
 
 #: Enough for a checkpoint of the tiny model to be committed on a busy machine.

@@ -11,7 +11,7 @@ from remote.runs import RUN_ID, made_checkpoint, made_run, tree
 
 from llmforge.checkpoints import inspect, transfer
 from llmforge.runtime.commands import run_command
-from llmforge.storage import write_json
+from llmforge.storage.records import write_json
 
 
 @pytest.fixture

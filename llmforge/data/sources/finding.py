@@ -14,7 +14,7 @@ from llmforge.data.sources.kinds import archive_kind, is_minified, kind_of, reas
 from llmforge.data.sources.remote import RemoteFile, remote_file, remote_files
 from llmforge.data.sources.walk import depth_of, fixed_part, has_magic, matcher, names_its_files, walk
 from llmforge.errors import ConfigError, DataError
-from llmforge.storage import is_url, local_path
+from llmforge.storage.files import is_url, local_path
 
 _BOOK_IDS = re.compile(r"\s*\d+(?:[\s,]+\d+)*\s*")
 

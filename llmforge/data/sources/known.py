@@ -14,7 +14,8 @@ from typing import Any
 from llmforge.configs.source import Source
 from llmforge.data.documents import Account
 from llmforge.errors import StorageError
-from llmforge.storage import cache_root, write_text
+from llmforge.storage.files import cache_root
+from llmforge.storage.records import write_text
 
 #: Raised whenever other units are made of the same files.
 _VERSION = 1

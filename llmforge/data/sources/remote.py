@@ -22,7 +22,8 @@ from llmforge.data.sources.kinds import harmless_name
 from llmforge.data.sources.streams import CHUNK
 from llmforge.data.sources.walk import fixed_part, has_magic
 from llmforge.errors import DataError, StorageError
-from llmforge.storage import PARTIAL_PREFIX, URL, cache_root, is_disk_full, read_json, write_json
+from llmforge.storage.files import PARTIAL_PREFIX, URL, cache_root, is_disk_full
+from llmforge.storage.records import read_json, write_json
 
 #: The package behind each protocol, and what to install for it.
 PROTOCOLS = {
