@@ -304,11 +304,13 @@ def test_the_stock_loss_is_the_same_training(preset, documents, plain, tmp_path)
     assert_same_within_rounding(run, plain)
 
 
+@pytest.mark.parametrize("preset", ["gpt2-10m", pytest.param("neox-10m", marks=pytest.mark.slow)], indirect=True)
 def test_two_processes_are_the_same_training_as_one(two, plain):
     assert two.order() == plain.order()
     assert_same_within_rounding(two, plain)
 
 
+@pytest.mark.parametrize("preset", ["gpt2-10m", pytest.param("neox-10m", marks=pytest.mark.slow)], indirect=True)
 def test_a_run_of_two_processes_goes_on_with_one(two, plain, preset, documents, tmp_path):
     folder = cut(two, 3, tmp_path)
     run = train(folder, [*arguments(preset, documents, False, **STEADY), "--resume"])

@@ -532,6 +532,7 @@ def program(*arguments: str, **environment: str) -> tuple[int, list[str], str]:
     return ended.returncode, Path("out").read_text().splitlines(), Path("err").read_text()
 
 
+@pytest.mark.slow
 def test_the_process_ends_though_wandb_s_server_never_answers(black_hole, tmp_path):
     """With wandb's own limits, 90 s and for ever, untouched: the tracker's are enough."""
     key = "secretsecret" * 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from helpers import ROOT, launch_demo, losses_of, prepared_by, recipe_config
 
 SAMPLE = ROOT / "recipes" / "samples" / "gutenberg"
@@ -19,6 +20,7 @@ BOOKS = [
 ]
 
 
+@pytest.mark.slow
 def test_the_demo_trains_on_the_books_alone(tmp_path):
     run = launch_demo("pretrain_gutenberg", tmp_path)
     training, evaluation = losses_of(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from helpers import ROOT, launch_demo, losses_of, prepared_by, recipe_config
 
 from llmforge import prepare_dataset
@@ -11,6 +12,7 @@ from llmforge import prepare_dataset
 SAMPLE = ROOT / "recipes" / "samples" / "smollm" / "passages.jsonl"
 
 
+@pytest.mark.slow
 def test_the_demo_trains_on_records_and_tokenizes_them_once(tmp_path, monkeypatch):
     run = launch_demo("pretrain_smollm", tmp_path)
     training, evaluation = losses_of(run)

@@ -609,7 +609,7 @@ def test_a_sharded_fsdp_state_is_refused_with_the_reason(tokenizer, tmp_path, mo
     from llmforge.configs.checkpoint import CheckpointArguments
 
     def trainer(kind: str):
-        plugin = SimpleNamespace(state_dict_type=f"StateDictType.{kind}")
+        plugin = SimpleNamespace(state_dict_type=f"StateDictType.{kind}", fsdp_version=2)
         accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
         return SimpleNamespace(
             is_fsdp_enabled=True, accelerator=accelerator, args=SimpleNamespace(save_on_each_node=False, push_to_hub=False)
