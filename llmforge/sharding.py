@@ -53,7 +53,7 @@ def refuse_sharding(args: Any, what: str) -> None:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether parameters of `model` are spread over the processes."""
-    from torch.distributed.tensor import DTensor  # seconds of imports that nobody else needs
+    from torch.distributed.tensor import DTensor  # which commands that do not train need not import
 
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
