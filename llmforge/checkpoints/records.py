@@ -27,8 +27,8 @@ class Records:
 
     A store cannot append: a file that grows goes whole each time, and in rounds the bytes would grow with the square
     of a run's length. So between two checkpoints a large one goes only when it has grown by a tenth, which in all is
-    some ten times its last size; with each checkpoint everything goes, so that who goes on from there has its curves
-    up to there, and the checkpoint itself is as large or larger.
+    some ten times its last size; with each checkpoint everything goes, and those that grow go before it, so that who
+    goes on from there has its curves up to there.
 
     Args:
         run_dir: The run's folder.
@@ -54,6 +54,12 @@ class Records:
             if not (waits and known and known[0] <= stamp[0] < known[0] * (1 + _GROWTH)):
                 due.append((name, stamp))
         return due
+
+    def send_grown(self) -> None:
+        """Send what the run appends to, as far as that can be done: what fails, goes with the next round."""
+        for name, _ in self.changed():
+            if name in _APPENDED:
+                self.send(name)
 
     def send(self, name: str) -> str | None:
         """Send one as it is now, unless it has been; what went wrong, in one line, or None.

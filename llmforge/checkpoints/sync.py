@@ -232,6 +232,8 @@ class Mirror:
         upload = self.uploads.checkpoint(name)
         begun = time.monotonic()
         self.uploads.change(upload, "uploading", attempts=upload.attempts + 1)
+        # First: once the checkpoint is there the machine may go, and the next one has no other source of what led up to it.
+        self.records.send_grown()
         try:
             sent = int(self.courier.ask("send_checkpoint", self.run_dir / name))
         except (LlmforgeError, OSError) as error:

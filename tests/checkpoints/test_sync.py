@@ -458,6 +458,28 @@ def test_a_record_that_grows_is_sent_in_proportion_to_its_size_and_whole_with_a_
     until(lambda: remote.sizes()["metrics.jsonl"] == size + len(line))
 
 
+def test_the_curves_up_to_a_checkpoint_are_in_the_store_before_it(run, mirror, remote, monkeypatch):
+    """The machine may be gone the moment the checkpoint is there; rounds of the records come when they come."""
+    monkeypatch.setattr(sync, "ROUND", 3600.0)
+    stock, before = Link.ask, {}
+
+    def watched(self, task, *arguments):
+        if task == "send_checkpoint":
+            before[arguments[0].name] = remote.read("metrics.jsonl")
+        return stock(self, task, *arguments)
+
+    monkeypatch.setattr(Link, "ask", watched)
+    monkeypatch.setattr(Mirror, "refresh", lambda self, at_once=False: None)
+    (run / "metrics.jsonl").write_text("1\n")
+    it = mirror()
+    it.add(checkpoint(run, 1))
+    until(lambda: not it.waiting.names)
+    (run / "metrics.jsonl").write_text("1\n2\n")
+    it.add(checkpoint(run, 2))
+    until(lambda: not it.waiting.names)
+    assert before == {"checkpoint-1": b"1\n", "checkpoint-2": b"1\n2\n"}
+
+
 def test_a_record_that_is_replaced_while_it_is_sent_arrives_as_it_was(run, mirror, remote, monkeypatch):
     stock, seen = RemoteFolder._put_file, []
 
