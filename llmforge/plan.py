@@ -72,6 +72,7 @@ def parse_plan(argv: Sequence[str] | None = None) -> tuple[PretrainConfig, PlanA
     """
     from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
+    from llmforge.configs.deadline import DeadlineArguments
     from llmforge.configs.generation import GenerationArguments
     from llmforge.configs.model import ModelArguments
     from llmforge.configs.plan import PlanArguments
@@ -81,7 +82,7 @@ def parse_plan(argv: Sequence[str] | None = None) -> tuple[PretrainConfig, PlanA
     from llmforge.configs.training import ForgeTrainingArguments, deferred_process_group
     from llmforge.parsing import ForgeParser
 
-    classes = [PlanArguments, ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments]
+    classes = [PlanArguments, DeadlineArguments, ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments]
     classes += [CheckpointArguments, RemoteArguments, GenerationArguments, RunArguments]
     parser = ForgeParser(classes, prog="llmforge plan", description="What a pretraining takes, before it runs.")
     with deferred_process_group():
@@ -94,6 +95,7 @@ def parse_plan(argv: Sequence[str] | None = None) -> tuple[PretrainConfig, PlanA
         run=parsed.get(RunArguments),
         checkpoint=parsed.get(CheckpointArguments),
         remote=parsed.get(RemoteArguments),
+        deadline=parsed.get(DeadlineArguments),
     )
     return config, parsed.get(PlanArguments), "preset" in parsed.given or bool(parsed.get(ModelArguments).overrides())
 
@@ -128,6 +130,7 @@ def make_plans(config: PretrainConfig, asked: PlanArguments, named: bool) -> dic
     from llmforge.planning.speed import predict_speed
 
     device, precision = plan_device(config, asked)
+    deadline = config.deadline.seconds()
     step_rows = rows_of_a_step(config.training, asked.effective_batch_size, asked.num_processes)
     sizes = {name: preset_parameters(preset) for name, preset in PRESETS.items()}
 
@@ -137,7 +140,12 @@ def make_plans(config: PretrainConfig, asked: PlanArguments, named: bool) -> dic
         run = replace(config, model=model)
         setup = setup_for(run, vocabulary, device, precision, asked.num_processes)
         speed = more.pop("speed", None) or predict_speed(setup, device, precision)
-        fixed = {"processes": asked.num_processes, "step_rows": step_rows, "corpus": corpus, "deadline": asked.seconds()}
+        fixed = {
+            "processes": asked.num_processes,
+            "step_rows": step_rows,
+            "corpus": corpus,
+            "deadline": config.deadline.seconds(),
+        }
         return make_plan(run, preset, vocabulary, device, precision, speed=speed, **fixed | more)
 
     corpus = corpus_size(config.data, config.tokenizer.vocab_size or get_preset(config.model.preset).vocab_size)
@@ -160,9 +168,9 @@ def make_plans(config: PretrainConfig, asked: PlanArguments, named: bool) -> dic
             )
         if corpus is not None:
             refuse_tiny_corpus(corpus.tokens, smallest, sizes[smallest], corpus.bytes_per_token)
-        if corpus is None and asked.deadline is None:
+        if corpus is None and deadline is None:
             return told | {"plans": []}
-        chosen = _choose(fits, plans, corpus, asked.seconds(), fitting_preset, smallest)
+        chosen = _choose(fits, plans, corpus, deadline, fitting_preset, smallest)
         config.model = ModelArguments(preset=chosen)
     preset = config.model.preset
     speed = _probe(config, PRESETS[preset].vocab_size, corpus) if asked.probe else None
@@ -249,23 +257,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             "plans": made,
         }))  # fmt: skip
         return None
-    return _show(told, asked)
+    return _show(told, config.deadline.seconds())
 
 
-def _show(told: dict[str, Any], asked: PlanArguments) -> None:
+def _show(told: dict[str, Any], deadline: float | None) -> None:
     from llmforge.planning.advice import corpus_line
     from llmforge.planning.table import memory_table, preset_table, run_table
 
     device, corpus, terminal = told["device"], told["corpus"], console()
     terminal.print(f"{device}, {told['precision']}", highlight=False)
     if told["presets"]:
-        terminal.print(preset_table(told["presets"], device, asked.seconds()))
+        terminal.print(preset_table(told["presets"], device, deadline))
     if not told["plans"]:
         terminal.print("name one with --preset for its plan; --corpus and --deadline choose one", highlight=False)
         return
     plan = told["plans"][0][1]
     terminal.print(memory_table(told["plans"], device))
-    terminal.print(run_table(plan, asked.seconds()))
+    terminal.print(run_table(plan, deadline))
     if corpus is not None:
         line = corpus_line(corpus.tokens, corpus.counted, plan.preset, plan.setup.shape.parameters, told["sizes"])
         terminal.print(printable(line), highlight=False, soft_wrap=True)

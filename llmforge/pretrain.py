@@ -18,6 +18,7 @@ from llmforge.build import build_trainer, check_callbacks, without_validation
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
+from llmforge.configs.deadline import DeadlineArguments
 from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
@@ -28,6 +29,7 @@ from llmforge.configs.training import ForgeTrainingArguments, deferred_process_g
 from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import PreparedDataset, load_prepared
 from llmforge.data.sources.corpus import check_corpus
+from llmforge.dial import refuse_late, set_dial
 from llmforge.errors import ConfigError
 from llmforge.evaluation import evaluate_on, report
 from llmforge.mirroring import check_remote, default_folder, is_remote
@@ -89,7 +91,7 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
         ConfigError, DataError, CheckpointError: Whatever can be refused before data is read.
     """
     parsed, stem = parse_run(
-        [ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments], "pretrain", argv, recipe
+        [DeadlineArguments, ModelArguments, TokenizerArguments, DataArguments, ForgeTrainingArguments], "pretrain", argv, recipe
     )
     model = parsed.get(ModelArguments)
     config = PretrainConfig(
@@ -101,9 +103,11 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
         run=parsed.get(RunArguments),
         checkpoint=parsed.get(CheckpointArguments),
         remote=parsed.get(RemoteArguments),
-        name=f"{stem}-{parsed.config_path.stem if parsed.config_path else model.preset}",
+        deadline=parsed.get(DeadlineArguments),
         dry_run=parsed.dry_run,
     )
+    set_dial(config, parsed.given, parsed.changed)
+    config.name = f"{stem}-{parsed.config_path.stem if parsed.config_path else model.preset}"
     check_config(config, named_folder="output_dir" in parsed.changed)
     return config
 
@@ -228,6 +232,7 @@ def prepare_run(config: PretrainConfig) -> PreparedDataset:
     folder = None if config.dry_run else config.training.output_dir
     with alone_in(folder, lambda: None, begins=False) if folder else contextlib.nullcontext():
         data = load_prepared(rank_zero_first()(make))
+    refuse_late(config)
     choose_batch(config, data)
     if config.dry_run:
         announce(config, data)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmforge import mirroring
+from llmforge.callbacks.deadline import Deadline
 from llmforge.checkpoints.drift import differences, refuse_drift, training_settings
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.run import RunConfig
 from llmforge.configs.training import ForgeTrainingArguments
+from llmforge.configs.units import format_seconds
 from llmforge.data.prepared import PreparedDataset
 from llmforge.ending import end_run
 from llmforge.errors import CheckpointError, StorageError
@@ -79,6 +82,7 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         training.run_name = training.run_name or path.name
         handler = handler or add_log_file(path / "run.log")
         run.begin()
+        _keep_time(run, config, data)
         mirror = mirroring.open_mirror(config, run)
     except OSError as error:
         remove_log_file(handler)
@@ -115,6 +119,17 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         rank_zero_first().clear()
 
 
+def _keep_time(run: RunFolder, config: RunConfig, data: PreparedDataset) -> None:
+    """With ``--deadline``, hang up what ends the training in time."""
+    deadline, seconds = config.deadline, config.deadline.seconds()
+    if seconds is None:
+        return
+    splits, most = data.card["splits"], config.data.max_eval_samples
+    rows = {name: min(split["rows"], most or split["rows"]) for name, split in splits.items()}
+    share = rows.get("test", 0) / max(rows.get("validation", 0), 1)
+    run.callbacks.append(Deadline(seconds, deadline.begun, deadline.evaluations, share))
+
+
 def _find(path: Path, config: RunConfig) -> str | None:
     """The checkpoint to go on from, here or in the store."""
     settings, here = config.checkpoint, mirroring.wanted_here(config.run.resume or "newest")
@@ -135,7 +150,7 @@ def _find(path: Path, config: RunConfig) -> str | None:
 
 
 def _plain(config: RunConfig) -> dict[str, Any]:
-    names = ("model", "finetune", "lora", "tokenizer", "data", "generation", "run", "checkpoint", "remote")
+    names = ("model", "finetune", "lora", "tokenizer", "data", "generation", "run", "checkpoint", "remote", "deadline")
     parts = {name: asdict(getattr(config, name)) for name in names if hasattr(config, name)}
     return {**parts, "training": config.training.to_dict()}
 
@@ -217,6 +232,14 @@ def _setup(config: RunConfig, data: PreparedDataset) -> Setup:
     return setup_for(config, vocabulary, device, _precision(vars(training)), world_size(), wants_sharding(training))
 
 
+def _step_count(config: RunConfig, steps: int) -> str:
+    seconds = config.deadline.seconds()
+    if seconds is None:
+        return f"{steps:,}"
+    left = format_seconds(seconds - (time.monotonic() - config.deadline.begun))
+    return f"as many as fit into the {left} that are left, evaluation and saving included,"
+
+
 def _memory_line(setup: Setup, short: bool) -> str:
     memory = estimate(setup)
     counted = "" if is_known(setup.optim) else ", counted as AdamW"
@@ -265,7 +288,7 @@ def describe(config: RunConfig, data: PreparedDataset) -> Any:
         "memory": _memory_line(setup, short),
         "attention": attention.line,
         "data": f"documents: {documents}; {train['tokens']:,} training tokens in {train['rows']:,} rows of {data.block_size}",
-        "steps": f"{steps:,} of {step_rows * data.block_size:,} tokens ({step_rows} rows)",
+        "steps": f"{_step_count(config, steps)} of {step_rows * data.block_size:,} tokens ({step_rows} rows)",
         "folder": config.training.output_dir or f"{RUNS_ROOT}/{config.name}-NNN",
     }
     for name, value in rows.items():

@@ -57,16 +57,17 @@ _TAKEN = (
 )
 
 
-def _quiet(folder: str) -> dict[str, Any]:
+def _quiet(folder: str, steps: int) -> dict[str, Any]:
     """Arguments of a training that leaves nothing."""
-    same = {"output_dir": folder, "report_to": [], "disable_tqdm": True, "logging_steps": 1000, "max_steps": STEPS + 3}
+    same = {"output_dir": folder, "report_to": [], "disable_tqdm": True, "logging_steps": 1000, "max_steps": steps + 3}
     return same | {"eval_strategy": "no", "save_strategy": "no", "eval_on_start": False}
 
 
 class _Clock(TrainerCallback):
     """Notes when each step begins, and ends the training when it has lasted long enough."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_seconds: float) -> None:
+        self.most_seconds = most_seconds
         self.begun: list[float] = []
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -77,7 +78,7 @@ class _Clock(TrainerCallback):
         self.begun.append(time.perf_counter())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if len(self.begun) > 6 and time.perf_counter() - self.begun[0] > MOST_SECONDS:
+        if len(self.begun) > 3 and time.perf_counter() - self.begun[0] > self.most_seconds:
             control.should_training_stop = True
 
     def seconds(self) -> list[float]:
@@ -85,19 +86,21 @@ class _Clock(TrainerCallback):
         return list(np.diff(self.begun[2:]))
 
 
-def probe_speed(config: PretrainConfig, vocabulary: int) -> Speed:
-    """Train the model of `config` for 20 steps, with its micro-batch, accumulation and optimizer, and measure.
+def probe_speed(config: PretrainConfig, vocabulary: int, steps: int = STEPS, most_seconds: float = MOST_SECONDS) -> Speed:
+    """Train the model of `config` for a few steps, with its micro-batch, accumulation and optimizer, and measure.
 
     Args:
         config: Of the run; nothing of it is changed, and nothing is left behind.
         vocabulary: Entries of the tokenizer.
+        steps: To measure, after two that warm up.
+        most_seconds: After which no other step is begun, from the second measured one on.
     """
     transformers.utils.logging.disable_progress_bar()
     asked, length = config.training, config.data.block_size
     step_rows = asked.per_device_train_batch_size * asked.gradient_accumulation_steps
-    clock = _Clock()
+    clock = _Clock(most_seconds)
     with tempfile.TemporaryDirectory() as folder:
-        args = ForgeTrainingArguments(**{name: getattr(asked, name) for name in _TAKEN}, **_quiet(folder))
+        args = ForgeTrainingArguments(**{name: getattr(asked, name) for name in _TAKEN}, **_quiet(folder, steps))
         if args.device.type == "cpu":
             use_all_cores()
         tokenizer = train_tokenizer(["a b"], TokenizerArguments())

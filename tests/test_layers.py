@@ -37,7 +37,7 @@ ORDER: list[set[str]] = [
     *folder(
         "configs",
         "source units",
-        "data generation model tokenizer training checkpoint remote lora export plan",
+        "data deadline generation model tokenizer training checkpoint remote lora export plan",
         "evaluation",
         "run",
         "finetune tuning",
@@ -53,6 +53,7 @@ ORDER: list[set[str]] = [
         "versions",
         "run_lock signals run_folder",
         "trackers",
+        "clock",
         "commands",
     ),
     {"sharding"},
@@ -127,9 +128,10 @@ ORDER: list[set[str]] = [
     {"build"},
     *folder("tuning", "shape", "start"),
     *folder(
-        "planning", "shapes", "optimizer_state activations", "memory", "speed requirements corpus advice", "outline", "table"
+        "planning", "shapes", "optimizer_state activations", "memory", "speed requirements corpus advice", "outline dial", "table"
     ),
     {"speed_probe"},
+    {"dial"},
     {"results", "plan", "run", "auto_batch"},
     *folder(
         "scoring",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llmforge.configs.units import parse_bytes, parse_seconds
+from llmforge.configs.units import parse_bytes
 from llmforge.errors import ConfigError
 
 
 @dataclass
 class PlanArguments:
-    """The device, the time and the processes to plan for.
+    """The device and the processes to plan for.
 
     Raises:
-        ConfigError: A size, a time or a number that cannot be.
+        ConfigError: A size or a number that cannot be.
     """
 
     _argument_group_name = "plan"
@@ -23,9 +23,6 @@ class PlanArguments:
         default=None, metadata={"help": "Plan for a card of the device table, 'RTX 3090' say; by default for the device here."}
     )
     device_memory: str | None = field(default=None, metadata={"help": "Memory of the device, 12GiB say; by default what it has."})
-    deadline: str | None = field(
-        default=None, metadata={"help": "How many steps fit into this time, 48h say; without --preset, which preset to take."}
-    )
     num_processes: int = field(default=1, metadata={"help": "Processes that train together, one a device."})
     effective_batch_size: int | None = field(
         default=None,
@@ -43,7 +40,6 @@ class PlanArguments:
             if value is not None and value < 1:
                 raise ConfigError(f"--{name} {value} is too small.", "Give a whole number of at least 1.")
         self.memory_bytes()
-        self.seconds()
         if self.probe and (self.device is not None or self.num_processes > 1):
             flag = f"--device {self.device}" if self.device is not None else f"--num_processes {self.num_processes}"
             raise ConfigError(f"--probe measures the device here, not {flag}.", "Leave one of them out.")
@@ -51,7 +47,3 @@ class PlanArguments:
     def memory_bytes(self) -> int | None:
         """``--device_memory`` in bytes."""
         return None if self.device_memory is None else parse_bytes(self.device_memory, "--device_memory")
-
-    def seconds(self) -> float | None:
-        """``--deadline`` in seconds."""
-        return None if self.deadline is None else parse_seconds(self.deadline, "--deadline")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
+from llmforge.configs.deadline import DeadlineArguments
 from llmforge.configs.generation import GenerationArguments
 from llmforge.configs.model import ModelArguments
 from llmforge.configs.remote import RemoteArguments, refuse_secrets
@@ -102,6 +103,7 @@ class RunConfig:
     run: RunArguments = field(default_factory=RunArguments)
     checkpoint: CheckpointArguments = field(default_factory=CheckpointArguments)
     remote: RemoteArguments = field(default_factory=RemoteArguments)
+    deadline: DeadlineArguments = field(default_factory=DeadlineArguments)
     name: str = "pretrain"
     dry_run: bool = False
     checked: bool = False

@@ -250,6 +250,11 @@ class ForgeTrainingArguments(TrainingArguments):
             return {"min_lr_ratio": self.min_lr_ratio, "decay_type": "1-sqrt", **given}
         return self.lr_scheduler_kwargs
 
+    def set_schedule(self, name: str) -> None:
+        """Take another ``--lr_scheduler_type``, with the settings that it has by default."""
+        self.lr_scheduler_type, self.lr_scheduler_kwargs = SchedulerType(name), None
+        self.lr_scheduler_kwargs = self._schedule_settings()
+
     def schedule_settings(self, steps: int) -> Any:
         """The keyword arguments of ``--lr_scheduler_type`` for a training of so many optimizer steps.
 

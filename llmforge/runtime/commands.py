@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError
+from llmforge.runtime.clock import one_command
 from llmforge.runtime.launch import on_first_machine, rank, rank_zero_first
 from llmforge.runtime.logs import printable
 from llmforge.runtime.run_lock import refuse_running
@@ -66,7 +67,7 @@ def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str]
     debug = bool(ours)
     argv = [item for i, item in enumerate(argv) if i not in ours]
     try:
-        with stop_signals.installed():
+        with one_command(), stop_signals.installed():
             _refuse_busy_folder(argv)
             main(argv)
     except LlmforgeError as error:

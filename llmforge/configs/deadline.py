@@ -1,0 +1,48 @@
+"""The one dial: how long a run may take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmforge.configs.units import parse_seconds
+
+
+@dataclass
+class DeadlineArguments:
+    """When a run is to be over.
+
+    Attributes:
+        begun: When the command began, on the monotonic clock; the time counts from there.
+        evaluations: How often to evaluate and save, evenly over the time; 0 leaves it to the flags.
+        start_seconds: Of preparing the data, as foretold.
+        end_seconds: Of the evaluations at start and end and of saving, as foretold.
+        step_seconds: Of an optimizer step, as foretold or measured; None where nobody did.
+        chosen: What was chosen for the deadline, by flag.
+
+    Raises:
+        ConfigError: A time that cannot be.
+    """
+
+    _argument_group_name = "time"
+
+    deadline: str | None = field(
+        default=None,
+        metadata={
+            "help": "How long the whole run may take, from its start to its end: 30m, 1h30m, 2d. What is not given otherwise "
+            "(model, vocabulary, context, batch, schedule, steps) follows from it, the corpus and the device."
+        },
+    )
+    begun: float = field(default=0.0, init=False)
+    evaluations: int = field(default=0, init=False)
+    start_seconds: float = field(default=0.0, init=False)
+    end_seconds: float = field(default=0.0, init=False)
+    step_seconds: float | None = field(default=None, init=False)
+    chosen: dict[str, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.seconds()
+
+    def seconds(self) -> float | None:
+        """``--deadline`` in seconds."""
+        return None if self.deadline is None else parse_seconds(self.deadline, "--deadline")

@@ -1,0 +1,142 @@
+"""What to train in a given time: model, vocabulary, context and batch, from the corpus and the speed of the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmforge.planning.corpus import bytes_per_token
+
+#: Layers and widths of GPT-2, from the least to the largest.
+LADDER = (
+    *((1, 64), (2, 64), (2, 128), (3, 128), (4, 128), (4, 192), (6, 192), (6, 256), (8, 256), (10, 256), (8, 384), (12, 384)),
+    *((8, 512), (12, 512), (10, 640), (12, 768), (16, 896), (24, 1024), (36, 1280), (48, 1600)),
+)
+#: Tokens for each weight in the blocks' matrices from which a larger model is taken. The published optimum is 20 for each of all
+#: parameters (Hoffmann et al. 2022); benchmarks/dial.py has what was measured here.
+TOKENS_A_WEIGHT = 8.0
+#: Entries by width: a table that is wide for its model takes the time that blocks need.
+_VOCABULARY = ((128, 2048), (256, 4096), (512, 8192), (768, 16384), (10**9, 32768))
+#: Bytes of text for each entry, at least: rarer ones are never learnt.
+_BYTES_AN_ENTRY = 200
+#: Tokens of a step are this often the root of all tokens, within bounds.
+_STEP_ROOT, _STEP_TOKENS = 1.3, (1024, 524288)
+#: From so many epochs on this is dropped.
+_DROPOUT = ((4.0, 0.1), (20.0, 0.2))
+#: Context by width.
+_CONTEXT = ((128, 256), (384, 512), (10**9, 1024))
+#: Of the tokens that the time is enough for, what one evaluation may have: a third of the work of training on them.
+_EVALUATED, _LEAST_ROWS = 0.018, 16
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What the user has decided; None for what follows from the rest.
+
+    Attributes:
+        shape: Layers and width.
+        vocabulary: Entries, or those of a tokenizer that is there.
+        block_size: Tokens of a row.
+        step_rows: Rows of an optimizer step.
+    """
+
+    shape: tuple[int, int] | None = None
+    vocabulary: int | None = None
+    block_size: int | None = None
+    step_rows: int | None = None
+
+
+NOTHING = Pinned()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A model and how to train it.
+
+    Attributes:
+        layers: Blocks.
+        width: Of the hidden states.
+        vocabulary: Entries to ask for.
+        block_size: Tokens of a row.
+        step_rows: Rows of an optimizer step.
+        dropout: Of residual branches and embeddings.
+        tokens: That the time is enough for.
+        unique: That the corpus has.
+    """
+
+    layers: int
+    width: int
+    vocabulary: int
+    block_size: int
+    step_rows: int
+    dropout: float
+    tokens: float
+    unique: float
+
+    @property
+    def heads(self) -> int:
+        """Of the attention: 32 wide as in gpt2-10m, 64 from 512 on as in the larger presets."""
+        return self.width // (32 if self.width < 512 else 64)
+
+    @property
+    def weights(self) -> int:
+        """In the matrices of the blocks."""
+        return 12 * self.layers * self.width**2
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the corpus that the tokens are."""
+        return self.tokens / self.unique
+
+    @property
+    def operations(self) -> float:
+        """For one token, forward and backward, as `llmforge.planning.speed.flops_per_token` counts them."""
+        return operations(self.layers, self.width, self.vocabulary, self.block_size)
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of an optimizer step."""
+        return self.step_rows * self.block_size
+
+    @property
+    def evaluation_rows(self) -> int:
+        """Rows of an evaluation that takes a small part of the time."""
+        return max(round(_EVALUATED * self.tokens / self.block_size), _LEAST_ROWS)
+
+
+def operations(layers: int, width: int, vocabulary: int, length: int) -> float:
+    """Operations for one token of a row, by sizes."""
+    return 6.0 * (12 * layers * width**2 + vocabulary * width) + 12.0 * layers * width * length
+
+
+def choose(seconds: float, rate: float, corpus: float, pinned: Pinned = NOTHING, processes: int = 1) -> Choice:
+    """The largest model of the ladder that the time is long enough for, and what goes with it.
+
+    Args:
+        seconds: Of training.
+        rate: Operations a second of all processes together.
+        corpus: Bytes of training text.
+        pinned: What stays as it is.
+        processes: That share a step's rows evenly.
+    """
+    shapes = (pinned.shape,) if pinned.shape else LADDER
+    made = [_with_shape(layers, width, seconds * rate, corpus, pinned, processes) for layers, width in shapes]
+    enough = [choice for choice in made if choice.tokens >= TOKENS_A_WEIGHT * choice.weights]
+    return (enough or made[:1])[-1]
+
+
+def _with_shape(layers: int, width: int, work: float, corpus: float, pinned: Pinned, processes: int) -> Choice:
+    vocabulary = pinned.vocabulary
+    if vocabulary is None:
+        vocabulary = next(size for most, size in _VOCABULARY if width <= most)
+        while vocabulary > 512 and vocabulary * _BYTES_AN_ENTRY > corpus:
+            vocabulary //= 2
+    length = pinned.block_size or next(size for most, size in _CONTEXT if width <= most)
+    tokens = work / operations(layers, width, vocabulary, length)
+    unique = max(corpus / bytes_per_token(vocabulary), 1.0)
+    rows = pinned.step_rows
+    if rows is None:
+        wanted = min(max(_STEP_ROOT * tokens**0.5, _STEP_TOKENS[0]), _STEP_TOKENS[1], max(unique / 8, length))
+        rows = 1 << max(round(wanted / length).bit_length() - 1, 0)
+        rows = -(-rows // processes) * processes
+    dropout = max((share for epochs, share in _DROPOUT if tokens / unique >= epochs), default=0.0)
+    return Choice(layers, width, vocabulary, length, rows, dropout, tokens, unique)

@@ -1,0 +1,71 @@
+"""What is chosen for a time, a speed and a corpus."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmforge.planning.corpus import bytes_per_token
+from llmforge.planning.dial import LADDER, TOKENS_A_WEIGHT, Pinned, choose, operations
+from llmforge.planning.speed import flops_per_token
+
+#: Two cores, in operations a second.
+CPU = 1e11
+BOOK, CODE = 700e3, 63e6
+
+
+def test_the_ladder_rises():
+    weights = [layers * width**2 for layers, width in LADDER]
+    assert weights == sorted(set(weights))
+
+
+def test_operations_are_counted_as_for_a_model():
+    from llmforge.configs.model import ModelArguments
+    from llmforge.models import build_config
+    from llmforge.planning.shapes import shape_from
+
+    shape = shape_from(build_config(ModelArguments(preset="gpt2-10m", n_layer=3, n_embd=64, n_head=2), 1024))
+    assert operations(3, 64, 1024, 256) == flops_per_token(shape, 256)
+
+
+@pytest.mark.parametrize("corpus", [BOOK, CODE, 10e9])
+def test_more_time_or_a_faster_device_is_never_a_smaller_model(corpus):
+    made = [choose(seconds, CPU, corpus) for seconds in (10, 60, 300, 1200, 36_000, 10**6)]
+    assert [one.weights for one in made] == sorted(one.weights for one in made)
+    assert made[0].weights < made[-1].weights
+    assert choose(60, 20 * CPU, corpus).weights == choose(1200, CPU, corpus).weights
+
+
+@pytest.mark.parametrize("seconds", [300, 1200, 10**5])
+def test_the_time_is_enough_for_the_model(seconds):
+    choice = choose(seconds, CPU, CODE)
+    assert choice.tokens >= TOKENS_A_WEIGHT * choice.weights
+    assert choice.tokens * choice.operations == pytest.approx(seconds * CPU)
+    assert choice.evaluation_rows * choice.block_size / 3 < 0.01 * choice.tokens
+
+
+def test_a_vocabulary_is_not_larger_than_its_text():
+    sizes = [choose(10**6, CPU, corpus).vocabulary for corpus in (50e3, BOOK, CODE, 10e9)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 512
+    assert sizes[1] * 200 <= BOOK
+
+
+def test_epochs_are_counted_in_tokens_and_bring_dropout():
+    few, many, most = (choose(seconds, CPU, corpus) for seconds, corpus in ((300, CODE), (300, BOOK), (5000, BOOK)))
+    assert (few.dropout, few.epochs < 1) == (0.0, True)
+    assert many.epochs == pytest.approx(many.tokens / BOOK * bytes_per_token(many.vocabulary))
+    assert 0 < many.dropout < most.dropout
+
+
+def test_a_step_has_more_tokens_where_there_are_more_and_is_shared_evenly():
+    short, long = choose(300, CPU, 10e9), choose(10**6, CPU, 10e9)
+    assert short.step_tokens < long.step_tokens
+    assert choose(300, CPU, 10e9, processes=3).step_rows % 3 == 0
+    tiny = choose(1200, CPU, 30e3)
+    assert tiny.unique / tiny.step_tokens > 4  # an epoch is a few steps at least
+
+
+def test_what_is_pinned_stays():
+    pinned = Pinned(shape=(7, 224), vocabulary=3000, block_size=333, step_rows=5)
+    choice = choose(300, CPU, CODE, pinned)
+    assert (choice.layers, choice.width, choice.vocabulary, choice.block_size, choice.step_rows) == (7, 224, 3000, 333, 5)

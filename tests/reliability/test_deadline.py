@@ -1,0 +1,34 @@
+"""A run with a deadline, in a process of its own so that its time begins with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from reliability.child_runs import pretrain
+
+
+def record(name: str) -> dict:
+    return json.loads(Path("run", name).read_text())
+
+
+def lines() -> list[dict]:
+    return [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_ends_with_its_schedule_and_a_resumed_one_has_what_was_chosen(corpus, start):
+    flags = ["--corpus", str(corpus), "--output_dir", "run"]
+    child = start(lambda: pretrain(*flags, "--deadline", "12s"))
+    assert child.wait() == 0, child.text()
+    chosen = record("run.json")["config"]["deadline"]["chosen"]
+    assert chosen["lr_scheduler_type"] == "linear"
+    rates = [line["learning_rate"] for line in lines() if "learning_rate" in line]
+    assert rates[-1] < 0.5 * max(rates)  # in so few seconds an evaluation is a large part, and may end it early
+    steps = [line["step"] for line in lines() if "eval_loss" in line]
+    assert len(steps) > 3
+    assert steps[-1] == lines()[-1]["step"] == record("exit.json")["step"] > 10
+    again = start(lambda: pretrain(*flags, "--deadline", "18s", "--resume"), "again")
+    assert again.wait() == 0, again.text()
+    assert record("run.json")["config"]["deadline"]["chosen"] == chosen
+    assert lines()[-1]["step"] > steps[-1]
+    assert "keep" not in again.text()  # what is decided is not told again

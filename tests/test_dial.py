@@ -1,0 +1,139 @@
+"""``--deadline``: what the user says stays, what follows is shown, and a time that is too short is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llmforge import dial
+from llmforge.errors import ConfigError, DataError
+from llmforge.planning.speed import Speed
+from llmforge.pretrain import parse_pretrain, prepare_run
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """Devices that are ``probed.speed`` tokens a second fast, and what was asked of them."""
+
+    class Probed:
+        def __init__(self):
+            self.speed, self.models = 20_000.0, []
+
+        def __call__(self, config, vocabulary, steps, seconds):
+            self.models.append(config.model)
+            return Speed(self.speed, "a test", measured=True)
+
+    probed = Probed()
+    monkeypatch.setattr(dial, "probe_speed", probed)
+    monkeypatch.setattr(dial, "matrix_flops", lambda precision: 2e11)
+    return probed
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A corpus by its size: of more, nothing is looked at before it is prepared."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("some words of a text\n" * 10**6)
+    return path
+
+
+def parsed(text: Path, *flags: str):
+    return parse_pretrain(["--corpus", str(text), "--report_to", "none", *flags])
+
+
+def test_everything_follows_from_corpus_device_and_time(text, probed, capsys):
+    config = parsed(text, "--deadline", "30m")
+    model = config.model
+    assert len(probed.models) == 1
+    assert config.training.max_steps == config.training.eval_steps == config.training.save_steps == dial.UNBOUNDED
+    assert config.deadline.evaluations == dial.EVALUATIONS
+    assert config.training.learning_rate == float(f"{0.1 / model.n_embd**0.5:.2g}")
+    told = yaml.safe_load(capsys.readouterr().out.partition("--config FILE\n")[2])
+    assert told["n_embd"] == model.n_embd
+    assert told["deadline"] == "30m"
+    assert told["corpus"] == str(text)
+
+
+def test_what_is_shown_is_a_config_of_the_same_run(text, probed, capsys, tmp_path):
+    config = parsed(text, "--deadline", "30m", "--seed", "7")
+    kept = tmp_path / "kept.yaml"
+    kept.write_text(capsys.readouterr().out.partition("--config FILE\n")[2])
+    probed.speed *= 9  # another machine
+    again = parse_pretrain(["--config", str(kept), "--report_to", "none"])
+    for part in ("model", "tokenizer", "data"):
+        assert getattr(again, part) == getattr(config, part)
+    for name in ("seed", "learning_rate", "per_device_train_batch_size", "gradient_accumulation_steps", "lr_scheduler_type"):
+        assert getattr(again.training, name) == getattr(config.training, name), name
+
+
+def test_a_speed_that_was_not_foretold_chooses_anew(text, probed):
+    slow, fast = 50.0, 2e6
+    probed.speed = slow
+    small = parsed(text, "--deadline", "30m").model
+    probed.speed = fast
+    large = parsed(text, "--deadline", "30m").model
+    assert (small.n_layer or 10) * (small.n_embd or 256) ** 2 < (large.n_layer or 10) * (large.n_embd or 256) ** 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--preset neox-10m --num_hidden_layers 3",
+        "--vocab_size 1000 --block_size 100",
+        "--per_device_train_batch_size 3 --gradient_accumulation_steps 2",
+        "--learning_rate 0.001 --lr_scheduler_type cosine",
+        "--max_eval_samples 9 --logging_steps 3",
+    ],
+)
+def test_what_the_user_says_stays(text, probed, flags):
+    words = flags.split()
+    config = parsed(text, "--deadline", "30m", *words)
+    parts = (config.model, config.tokenizer, config.data, config.training)
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        name = flag.removeprefix("--")
+        kept = next(getattr(part, name) for part in parts if hasattr(part, name))
+        assert str(getattr(kept, "value", kept)) == value
+
+
+def test_the_users_own_rhythm_stays(text, probed):
+    config = parsed(text, "--deadline", "30m", "--eval_steps", "50", "--max_steps", "400")
+    assert (config.training.eval_steps, config.training.save_steps, config.training.max_steps) == (50, 50, 400)
+    assert config.deadline.evaluations == 0
+
+
+def test_a_short_deadline_is_not_spent_on_a_probe(text, probed):
+    parsed(text, "--deadline", "90s")
+    assert probed.models == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--deadline 3s", r"--deadline 3s is too short: .* takes about \d+ s\. Give at least \d+s"),
+        ("--deadline soon", "'soon' is no time"),
+        ("--deadline 30m --warmup_steps 100", "Give a share"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(text, probed, flags, told):
+    with pytest.raises(ConfigError, match=told):
+        parsed(text, *flags.split())
+
+
+def test_no_corpus_or_one_too_small_is_refused(tmp_path, probed):
+    with pytest.raises(ConfigError, match="there is none"):
+        parse_pretrain(["--deadline", "30m", "--report_to", "none"])
+    (tmp_path / "note.txt").write_text("a few words " * 20)
+    with pytest.raises(ConfigError, match="too few for any preset"):
+        parsed(tmp_path / "note.txt", "--deadline", "30m")
+    with pytest.raises(DataError, match="nothing"):
+        parsed(tmp_path / "nothing", "--deadline", "30m")
+
+
+def test_when_preparing_took_the_time_the_least_that_is_enough_is_said(corpus, probed):
+    config = parsed(corpus, "--deadline", "2m", "--output_dir", "late")
+    config.deadline.begun -= 117.0
+    with pytest.raises(ConfigError, match=r"--deadline 2m is too short: .* Give at least 2m\d+s"):
+        prepare_run(config)
+    assert not Path("late/run.json").exists()
