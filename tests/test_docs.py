@@ -68,6 +68,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.checkpoints import inspect
     from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
+    from llmforge.configs.deadline import DeadlineArguments
     from llmforge.configs.evaluation import EvaluationArguments
     from llmforge.configs.export import ExportArguments
     from llmforge.configs.finetune import FinetuneArguments
@@ -89,6 +90,7 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
         return
     classes = {
         "pretrain": [
+            DeadlineArguments,
             ModelArguments,
             TokenizerArguments,
             DataArguments,
