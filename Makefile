@@ -108,7 +108,7 @@ fmt: setup ## format the code and mend what ruff can
 docs: setup ## write docs/reference again from the code
 	$(BIN)/python docs/generate.py
 
-bench: setup ## run the benchmarks that need no GPU, some ten minutes
+bench: setup ## run the benchmarks that need no GPU, some twenty minutes
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/loss.py
@@ -117,6 +117,7 @@ bench: setup ## run the benchmarks that need no GPU, some ten minutes
 	$(BIN)/python benchmarks/checkpoint.py --preset small
 	$(BIN)/python benchmarks/plan.py --rows 10m
 	$(BIN)/python benchmarks/time_to_loss.py
+	$(BIN)/python benchmarks/dial.py --minutes 3 --only "the dial" "2 x 128, 4k" "4 x 128, 4k"
 
 clean: ## remove the environment and caches of the tools; runs and prepared data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

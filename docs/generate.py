@@ -15,6 +15,7 @@ import llmforge
 from llmforge.cli import VERBS, usage
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
+from llmforge.configs.deadline import DeadlineArguments
 from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.export import ExportArguments
 from llmforge.configs.finetune import FinetuneArguments
@@ -36,6 +37,7 @@ CONFIGS = (
     ModelArguments,
     TokenizerArguments,
     DataArguments,
+    DeadlineArguments,
     RunArguments,
     CheckpointArguments,
     RemoteArguments,

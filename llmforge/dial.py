@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from llmforge.configs.model import FIELDS
 from llmforge.configs.run import PretrainConfig
 from llmforge.configs.units import format_count, format_seconds
 from llmforge.errors import ConfigError
+from llmforge.mirroring import fetch_records
 from llmforge.models import PRESETS, build_config
 from llmforge.planning.advice import refuse_tiny_corpus
 from llmforge.planning.corpus import CorpusSize, corpus_size
@@ -87,12 +89,21 @@ def set_dial(config: PretrainConfig, given: set[str], changed: Mapping[str, Any]
 
 
 def _chosen_before(config: PretrainConfig) -> dict[str, Any]:
-    """What was chosen for the run that is resumed."""
+    """What was chosen for the run that is resumed, here or in its store."""
     resume = config.run.resume
-    places = [Path(config.training.output_dir)] if config.training.output_dir else []
-    places += [Path(resume).resolve().parent] if resume and Path(resume).is_dir() else []
-    record = next((place / RUN_RECORD for place in places if (place / RUN_RECORD).exists()), None)
-    return dict(read_json(record)["config"].get("deadline", {}).get("chosen", {})) if record else {}
+    place = Path(config.training.output_dir or ".") if config.training.explicit_folder else None
+    if place is None and resume and Path(resume).is_dir():
+        place = Path(resume).resolve().parent
+
+    def read() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory() as fetched:
+            found = place if place is not None and (place / RUN_RECORD).exists() else Path(fetched)
+            if found != place:
+                fetch_records(config, found)
+            record = read_json(found / RUN_RECORD) if (found / RUN_RECORD).exists() else {}
+        return dict(record.get("config", {}).get("deadline", {}).get("chosen", {}))
+
+    return rank_zero_first()(read)
 
 
 def _decide(config: PretrainConfig, given: set[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from llmforge import dial
 from llmforge.errors import ConfigError, DataError
 from llmforge.planning.speed import Speed
 from llmforge.pretrain import parse_pretrain, prepare_run
+from llmforge.storage.records import write_json
 
 
 @pytest.fixture
@@ -137,3 +138,29 @@ def test_when_preparing_took_the_time_the_least_that_is_enough_is_said(corpus, p
     with pytest.raises(ConfigError, match=r"--deadline 2m is too short: .* Give at least 2m\d+s"):
         prepare_run(config)
     assert not Path("late/run.json").exists()
+
+
+@pytest.mark.parametrize("where", ["folder", "checkpoint", "url"])
+def test_a_run_that_goes_on_has_what_was_chosen_for_it_wherever_it_is(text, probed, tmp_path, where):
+    begun = parsed(text, "--deadline", "30m")
+    place = tmp_path / "runs" / "mine"
+    (place / "checkpoint-5").mkdir(parents=True)
+    write_json(place / "run.json", {"run_id": "1", "config": {"deadline": {"chosen": begun.deadline.chosen}}})
+    probed.speed *= 50
+    flags = {
+        "folder": ["--output_dir", str(place), "--resume"],
+        "checkpoint": ["--resume", str(place / "checkpoint-5")],
+        "url": ["--resume", f"file://{place}"],
+    }
+    # What is there is no whole checkpoint, which is told when the run is opened.
+    config = dial_alone(text, *flags[where])
+    assert config.model == begun.model
+    assert config.deadline.chosen == begun.deadline.chosen
+    assert len(probed.models) == 1
+
+
+def dial_alone(text: Path, *flags: str):
+    """The configuration of a resumed run as the dial leaves it, before the checkpoint is looked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmforge.pretrain.check_config", lambda *_, **__: None)
+        return parsed(text, "--deadline", "30m", *flags)

@@ -14,10 +14,11 @@ LADDER = (
 #: Tokens for each weight in the blocks' matrices from which a larger model is taken. The published optimum is 20 for each of all
 #: parameters (Hoffmann et al. 2022); benchmarks/dial.py has what was measured here.
 TOKENS_A_WEIGHT = 8.0
-#: Entries by width: a table that is wide for its model takes the time that blocks need.
-_VOCABULARY = ((128, 2048), (256, 4096), (512, 8192), (768, 16384), (10**9, 32768))
+#: Entries by width. More of them than blocks of this width would seem to want: an entry more is fewer tokens a byte, and so more
+#: bytes in the same time.
+_VOCABULARY = ((64, 4096), (256, 8192), (512, 16384), (10**9, 32768))
 #: Bytes of text for each entry, at least: rarer ones are never learnt.
-_BYTES_AN_ENTRY = 200
+_BYTES_AN_ENTRY = 80
 #: Tokens of a step are this often the root of all tokens, within bounds.
 _STEP_ROOT, _STEP_TOKENS = 1.3, (1024, 524288)
 #: From so many epochs on this is dropped.
