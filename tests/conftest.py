@@ -5,6 +5,7 @@ Nothing here is downloaded. Seeds are fixed; every folder is the test's own.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -20,6 +21,16 @@ from helpers import write_documents
 
 #: The launcher variables that would make a test believe it is one of several processes.
 _LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION")
+
+
+def pytest_collection_finish() -> None:
+    """Take the imported libraries and the collected tests out of the garbage collector's sight.
+
+    accelerate collects garbage at the start of every training: half a second among a million objects that stay anyway, and
+    longer in a forked process, to which looking at them copies them. What tests leave behind is collected as before.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
