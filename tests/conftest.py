@@ -8,7 +8,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before any Hugging Face library is imported: a test that reaches for the hub fails at once.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", WANDB_MODE="disabled")
@@ -18,6 +20,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import matplotlib.figure  # noqa: F401  drawn in the process of the tests: one of its own for each dataset takes longer
 import pytest
 from helpers import write_documents
+
+if TYPE_CHECKING:
+    from reliability.child_runs import Child
 
 #: The launcher variables that would make a test believe it is one of several processes.
 _LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION")
@@ -56,6 +61,22 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("LLMFORGE_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Child]]:
+    """Starts forks of this process, which end with their test: ``start(function, name)``."""
+    from reliability.child_runs import Child
+
+    children: list[Child] = []
+
+    def begin(function: Callable[[], int | None], name: str = "child") -> Child:
+        children.append(Child(function, name))
+        return children[-1]
+
+    yield begin
+    for child in children:
+        child.kill()
 
 
 @pytest.fixture(scope="session")
