@@ -239,4 +239,6 @@ def test_installed_in_a_fresh_environment_it_goes_all_the_way(wheel: Path, tmp_p
     run(forge, "export", "--model", "run", "--format", "safetensors", "--output", "exported")
     assert (away / "exported" / "model.safetensors").is_file()
     # What is not installed is named with the extra that brings it.
-    run(forge, "export", "--model", "run", "--format", "gguf", "--output", "model.gguf", code=2)
+    told = run(forge, "export", "--model", "run", "--format", "gguf", "--output", "model.gguf", "--json")
+    assert json.loads(told)["verified"] is False
+    run(forge, "pretrain", "--corpus", "texts", *shape, "--report_to", "wandb", "--output_dir", "tracked", code=2)
