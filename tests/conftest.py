@@ -5,9 +5,11 @@ Nothing here is downloaded. Seeds are fixed; every folder is the test's own.
 
 from __future__ import annotations
 
+import base64
 import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,8 @@ from helpers import write_documents
 if TYPE_CHECKING:
     from reliability.child_runs import Child
 
+#: A PNG of one pixel.
+_POINT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 #: The launcher variables that would make a test believe it is one of several processes.
 _LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION")
 
@@ -42,6 +46,20 @@ def pytest_collection_finish() -> None:
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of prepared data for the whole session: the same content is tokenized once."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curves are a point, unless the test is marked ``pictures``: drawing them is half of what a run of a few steps costs."""
+    module = sys.modules.get("llmforge.callbacks.loss_plot")  # else the test trains nothing, or imports it for itself
+    if module is not None and "pictures" not in request.keywords:
+        monkeypatch.setattr(module, "_draw", _draw_a_point)
+
+
+def _draw_a_point(picture: object, train: object, validation: object, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_POINT)
+    return path
 
 
 @pytest.fixture(autouse=True)
