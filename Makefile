@@ -12,7 +12,7 @@ CORPUS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gearhead gearhead-compare gearhead-there infer refocused-test pretrain-rocm corpus-given test test-slow chaos check fmt docs bench clean
+.PHONY: help setup demo gearhead gearhead-compare gearhead-there infer refocused-test pretrain-rocm corpus-given test test-slow wheel-test chaos check fmt docs bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -88,6 +88,9 @@ test: setup ## run the whole test suite
 
 test-slow: setup ## run the longer sweeps too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m ''
+
+wheel-test: setup ## build the wheel and go all the way with it in a fresh environment; takes minutes and the package index
+	$(BIN)/python -m pytest -v -m '' tests/test_package.py
 
 chaos: setup ## kill trainings 500 times, stock Trainer beside, and play the fault matrix, the network's included; two hours
 	PYTHONPATH=.:tests $(BIN)/python -m reliability.chaos

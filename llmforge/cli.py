@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,8 +31,24 @@ def usage() -> str:
     """The text of ``llmforge --help``."""
     lines = ["usage: llmforge VERB …", "", "From a folder of your own text to a trained language model.", "", "verbs:"]
     lines += [f"  {verb:<11} {text}" for verb, (_, text) in VERBS.items()]
-    lines += ["", "`llmforge VERB --help` lists a verb's flags; `--debug` shows tracebacks; `--version` names the version."]
+    lines += ["", "`llmforge VERB --help` lists a verb's flags; `--debug` shows tracebacks; `--version` names the stack."]
     return "\n".join(lines)
+
+
+def _tell_versions(arguments: Sequence[str]) -> None:
+    """Print the versions of the stack, a line each, or with ``--json`` as one object; imports none of it."""
+    from llmforge.runtime.versions import stack_versions
+
+    if unknown := [item for item in arguments if item != "--json"]:
+        raise ConfigError(f"llmforge --version {unknown[0]}: no such flag.", "It takes --json only.")
+    versions = stack_versions()
+    if arguments:
+        print(json.dumps(versions))
+        return
+    built = versions.pop("torch_build")
+    for name, version in versions.items():
+        note = f" ({built})" if name == "torch" and version and built else ""
+        print(f"{'Python' if name == 'python' else name:<12}  {version or 'not installed'}{note}")
 
 
 def _dispatch(argv: Sequence[str] | None) -> Any:
@@ -40,11 +57,7 @@ def _dispatch(argv: Sequence[str] | None) -> Any:
         print(usage())
         return None
     if arguments[0] == "--version":
-        from llmforge.runtime.versions import installed_versions
-
-        versions = installed_versions()
-        print(", ".join(f"{package} {version}" for package, version in versions.items() if version))
-        return None
+        return _tell_versions(arguments[1:])
     verb, *rest = arguments
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1)

@@ -37,7 +37,7 @@ def refuse_unsharded(args: Any) -> None:
     if wants_sharding(args) and args.device.type == "cpu":
         raise ConfigError(
             "FSDP on a CPU: accelerate trains with DDP there and says nothing, and every process holds the whole model.",
-            "Launch with --config_file accelerate_configs/cpu_ddp.yaml, or on GPUs.",
+            "Launch with `accelerate launch --multi_gpu --num_processes 2 …`, which is DDP, or on GPUs.",
         )
 
 
@@ -48,7 +48,7 @@ def refuse_sharding(args: Any, what: str) -> None:
         ConfigError: It is asked for.
     """
     if wants_sharding(args):
-        raise ConfigError(f"FSDP does not go with {what}.", "Launch with --config_file accelerate_configs/ddp.yaml, or without.")
+        raise ConfigError(f"FSDP does not go with {what}.", "Launch with --multi_gpu for DDP, or with one process.")
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -5,9 +5,14 @@ Nothing here is downloaded. Seeds are fixed; every folder is the test's own.
 
 from __future__ import annotations
 
+import base64
+import gc
 import logging
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before any Hugging Face library is imported: a test that reaches for the hub fails at once.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false", WANDB_MODE="disabled")
@@ -18,14 +23,43 @@ import matplotlib.figure  # noqa: F401  drawn in the process of the tests: one o
 import pytest
 from helpers import write_documents
 
+if TYPE_CHECKING:
+    from reliability.child_runs import Child
+
+#: A PNG of one pixel.
+_POINT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 #: The launcher variables that would make a test believe it is one of several processes.
 _LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION")
+
+
+def pytest_collection_finish() -> None:
+    """Take the imported libraries and the collected tests out of the garbage collector's sight.
+
+    accelerate collects garbage at the start of every training: half a second among a million objects that stay anyway, and
+    longer in a forked process, to which looking at them copies them. What tests leave behind is collected as before.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache of prepared data for the whole session: the same content is tokenized once."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def quick_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curves are a point, unless the test is marked ``pictures``: drawing them is half of what a run of a few steps costs."""
+    module = sys.modules.get("llmforge.callbacks.loss_plot")  # else the test trains nothing, or imports it for itself
+    if module is not None and "pictures" not in request.keywords:
+        monkeypatch.setattr(module, "_draw", _draw_a_point)
+
+
+def _draw_a_point(picture: object, train: object, validation: object, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_POINT)
+    return path
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +79,22 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("LLMFORGE_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Child]]:
+    """Starts forks of this process, which end with their test: ``start(function, name)``."""
+    from reliability.child_runs import Child
+
+    children: list[Child] = []
+
+    def begin(function: Callable[[], int | None], name: str = "child") -> Child:
+        children.append(Child(function, name))
+        return children[-1]
+
+    yield begin
+    for child in children:
+        child.kill()
 
 
 @pytest.fixture(scope="session")

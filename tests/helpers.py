@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -13,26 +13,30 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "recipes" / "samples" / "go"
 
 
-def launch_demo(recipe: str, folder: Path, *arguments: str) -> Path:
-    """`accelerate launch recipes/<recipe>.py` in `folder`, its demo shortened to seconds; the run's folder."""
+def run_demo(recipe: str, folder: Path, *arguments: str) -> Path:
+    """`python recipes/<recipe>.py` in `folder`, its demo shortened to seconds; the run's folder.
+
+    In a fork of this process, which has imported everything: the same by accelerate's launcher takes fifteen times as long,
+    and test_pretrain_go.py does it once for all.
+    """
+    from reliability.child_runs import Child
+
+    script = ROOT / "recipes" / f"{recipe}.py"
     small = "--n_layer 2 --n_embd 64 --block_size 128 --max_new_tokens 12 --logging_steps 2 --max_steps 8 --eval_steps 4"
-    command = [str(Path(sys.executable).with_name("accelerate")), "launch", str(ROOT / "recipes" / f"{recipe}.py")]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "LLMFORGE_CACHE": str(folder / "cache")}
-    result = subprocess.run(
-        [*command, *small.split(), "--save_steps", "4", "--report_to", "none", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+
+    def run() -> None:
+        os.chdir(folder)
+        os.environ["LLMFORGE_CACHE"] = str(folder / "cache")
+        sys.argv = [str(script), *small.split(), "--save_steps", "4", "--report_to", "none", *arguments]
+        runpy.run_path(str(script), run_name="__main__")
+
+    child = Child(run, str(folder / "demo"))
+    assert child.wait(300) == 0, child.text()[-6000:]
     return max((folder / "runs").iterdir())
 
 
 def prepared_by(folder: Path) -> dict[str, dict[str, str]]:
-    """The dataset that `launch_demo` made in `folder`: of each split the documents' texts, by name."""
+    """The dataset that `run_demo` made in `folder`: of each split the documents' texts, by name."""
     from llmforge import load_prepared
 
     [path] = (folder / "cache" / "datasets").iterdir()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,10 @@ from llmforge.cli import VERBS
 #: What importing costs seconds.
 HEAVY = ("torch", "transformers", "numpy", "datasets", "accelerate", "pandas", "matplotlib")
 
+#: What is to import none of it.
+COMMANDS = [[], ["--help"], ["--version"], ["--version", "--json"], ["pretrian"]]
+COMMANDS += [["plan", "--list_presets"], ["plan", "--list_presets", "--json"]]
+
 LIGHT = """
 import contextlib, io, json, sys
 def heavy():
@@ -28,7 +34,7 @@ import llmforge
 dir(llmforge), llmforge.__version__, llmforge.ConfigError, llmforge.DataArguments
 seen["import llmforge"] = heavy()
 from llmforge.cli import main
-for argv in (["--help"], [], ["--version"], ["pretrian"], ["plan", "--list_presets"], ["plan", "--list_presets", "--json"]):
+for argv in {commands}:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         main(argv)
     seen[" ".join(["llmforge", *argv])] = heavy()
@@ -42,15 +48,16 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 def test_help_version_and_plan_answer_at_once():
     """They import none of the libraries that take seconds."""
-    done = run(sys.executable, "-c", LIGHT.format(heavy=HEAVY))
+    done = run(sys.executable, "-c", LIGHT.format(heavy=HEAVY, commands=COMMANDS))
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
-    assert len(seen) == 7
+    assert len(seen) == 1 + len(COMMANDS)
     assert {what: heavy for what, heavy in seen.items() if heavy} == {}
 
 
 def test_check_of_lightness_would_see_a_heavy_import():
-    done = run(sys.executable, "-c", LIGHT.format(heavy=HEAVY).replace("import llmforge\n", "import llmforge, numpy\n", 1))
+    code = LIGHT.format(heavy=HEAVY, commands=COMMANDS).replace("import llmforge\n", "import llmforge, numpy\n", 1)
+    done = run(sys.executable, "-c", code)
     assert json.loads(done.stdout)["llmforge --help"] == ["numpy"]
 
 
@@ -75,9 +82,28 @@ def test_usage_is_shown_for_help_and_for_nothing(capsys: pytest.CaptureFixture[s
 
 def test_version_names_the_stack(capsys: pytest.CaptureFixture[str]):
     assert cli.main(["--version"]) == 0
-    shown = capsys.readouterr().out
-    assert f"llmforge {llmforge.__version__}" in shown
-    assert "transformers 5." in shown
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["llmforge"] == llmforge.__version__
+    assert lines["Python"] == platform.python_version()
+    assert re.fullmatch(r"2\.\S+ \((CPU|CUDA [\d.]+|ROCm [\d.]+)\)", lines["torch"])
+    assert lines["transformers"].startswith("5.")
+    assert {"accelerate", "datasets", "tokenizers", "peft"} < set(lines)
+
+
+def test_version_as_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("llmforge.runtime.versions._STACK", ("llmforge", "torch", "no-such-package"))
+    assert cli.main(["--version", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["llmforge"], told["python"]) == (llmforge.__version__, platform.python_version())
+    assert told["torch_build"].startswith(("CPU", "CUDA", "ROCm"))
+    assert told["no-such-package"] is None
+    assert cli.main(["--version"]) == 0
+    assert "no-such-package  not installed" in capsys.readouterr().out
+
+
+def test_version_takes_no_other_flag(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["--version", "--jsno"]) == 2
+    assert capsys.readouterr() == ("", "error: llmforge --version --jsno: no such flag. It takes --json only.\n")
 
 
 @pytest.mark.parametrize(("verb", "nearest"), [("pretrian", "pretrain"), ("prepar", "prepare"), ("tokeniser", "tokenizer")])

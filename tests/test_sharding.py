@@ -128,7 +128,7 @@ def test_fsdp_on_a_cpu_is_refused(tmp_path, monkeypatch):
     args = training_args(tmp_path)
     refuse_unsharded(args)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ConfigError, match=r"FSDP on a CPU.*cpu_ddp\.yaml"):
+    with pytest.raises(ConfigError, match=r"FSDP on a CPU.*--multi_gpu --num_processes 2"):
         refuse_unsharded(args)
 
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_spread_is_refused(tokenizer, tmp_path, monkeypatch):
     tokenizer.save_pretrained(model)
     (tmp_path / "text.txt").write_text("func a")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ConfigError, match=r"FSDP does not go with an evaluation\..*ddp\.yaml"):
+    with pytest.raises(ConfigError, match=r"FSDP does not go with an evaluation\..*--multi_gpu for DDP"):
         evaluate_model(EvaluationArguments(model=str(model), corpus=[str(tmp_path / "text.txt")]))
     with pytest.raises(ConfigError, match="FSDP does not go with --lora"):
         words = ["--from_pretrained", str(model), "--corpus", str(tmp_path / "text.txt"), "--lora", "--use_cpu"]

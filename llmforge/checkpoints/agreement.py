@@ -70,7 +70,7 @@ def refuse_several_folders(trainer: Any) -> None:
     if plugin is not None and plugin.fsdp_version != 2:
         raise ConfigError(
             f"FSDP of version {plugin.fsdp_version}: it melts parameters into one, whose parts no checkpoint names.",
-            "Set fsdp_version: 2, as accelerate_configs/fsdp.yaml does.",
+            "Set fsdp_version: 2 in the accelerate config.",
         )
     if trainer.args.save_on_each_node:
         raise ConfigError("--save_on_each_node: a checkpoint is one folder.", "Leave it out, with --output_dir on a shared disk.")

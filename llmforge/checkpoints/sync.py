@@ -283,7 +283,8 @@ class Mirror:
                 everything, self._round = self._all_due, time.monotonic()
                 self._due = self._all_due = False
             failed = False
-            for name, _ in self.records.changed() if everything else self.records.due():
+            found = self.records.changed() if everything else self.records.due()
+            for name, _ in found:
                 if self._closed:
                     return
                 problem = self.records.send(name)
@@ -291,7 +292,8 @@ class Mirror:
                     failed = True  # the others go none the less
                     self._tell(name, problem, "; it is tried again")
             with self._changed:
-                self._changed.notify_all()
+                if found:  # else nothing has changed: `drain` would ask for the next round at once, and the two never rest
+                    self._changed.notify_all()
                 if failed:
                     self._changed.wait_for(lambda: self._closed, min(pause, 2.0) if self._ending else pause)
                     self._due, self._all_due, self._round = True, self._all_due or everything, 0.0

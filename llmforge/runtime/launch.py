@@ -132,7 +132,7 @@ def refuse_missing_gpus(args: ForgeTrainingArguments) -> None:
         raise ConfigError(
             f"The launch is for GPU {wanted}, but PyTorch {torch.__version__} sees no GPU here.",
             "See whether the driver (nvidia-smi, rocminfo) and the PyTorch build fit the card; "
-            "for the CPU, launch with --config_file accelerate_configs/cpu.yaml or cpu_ddp.yaml.",
+            "for the CPU: accelerate launch --cpu (or accelerate_configs/cpu.yaml of the repository).",
         )
     if seen > 1 and not args.use_cpu and world_size() == 1:
         raise _data_parallel(seen)
@@ -155,7 +155,7 @@ def refuse_separate_worlds(args: ForgeTrainingArguments) -> None:
     if args.world_size != world_size():
         raise ConfigError(
             f"The launcher started {world_size()} processes, but each of them is alone (on {device}).",
-            "Launch with `accelerate launch --config_file accelerate_configs/cpu_ddp.yaml …`, or with one process.",
+            f"Launch with `accelerate launch --multi_gpu --num_processes {world_size()} …`, on a CPU too, or with one process.",
         )
     if args.n_gpu > 1:
         raise _data_parallel(args.n_gpu)

@@ -14,6 +14,8 @@ from PIL import Image
 
 from llmforge.callbacks.loss_plot import PICTURES, LossPlot, curve, plot_curves
 
+pytestmark = pytest.mark.pictures
+
 TRAIN = [{"step": step, "loss": 4 / step} for step in range(1, 30)]
 BOTH = [*TRAIN, {"step": 10, "eval_loss": 1.5}, {"step": 20, "eval_loss": 1.2, "eval_runtime": 3.0}]
 

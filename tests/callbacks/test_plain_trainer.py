@@ -18,6 +18,8 @@ from llmforge.callbacks.throughput import Throughput
 from llmforge.configs.generation import GenerationArguments
 from llmforge.errors import ConfigError
 
+pytestmark = pytest.mark.pictures
+
 
 @pytest.fixture
 def plain(tokenizer, tmp_path):

@@ -24,6 +24,8 @@ from transformers.integrations.integration_utils import TensorBoardCallback, Wan
 from llmforge.callbacks import tracker as module
 from llmforge.callbacks.tracker import Tracker, Trackers, close_trackers
 
+pytestmark = pytest.mark.pictures
+
 
 class Recorder(TrainerCallback):
     """A stock callback that is slow, broken or hanging in one of its hooks."""

@@ -422,6 +422,18 @@ def test_a_record_that_cannot_be_sent_does_not_hold_up_the_others(run, mirror, r
     assert {"samples.jsonl", "eval.json"} <= set(remote.names())
 
 
+def test_while_an_upload_is_waited_for_the_processor_is_left_to_others(run, mirror):
+    """The files are looked at some times a second, not without a pause."""
+    it = mirror()
+    it.courier.gate.clear()
+    it.add(checkpoint(run, 5))
+    until(lambda: it.courier.asked["send_checkpoint"] == 1 or it.courier.asked["begin_at"] == 1)
+    looks, changed = [], it.records.changed
+    it.records.changed = lambda: looks.append(1) or changed()
+    assert "checkpoint-5" in it.drain(1.5)
+    assert 0 < len(looks) < 40
+
+
 def test_a_record_that_grows_is_sent_in_proportion_to_its_size_and_whole_with_a_checkpoint(run, mirror, remote, monkeypatch):
     """Rounds of a file that grows by one per cent each: ten times its size in all, and not a hundred times."""
     monkeypatch.setattr(sync, "ROUND", 0.0)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
@@ -212,19 +210,21 @@ def test_stock_refusals_stay(fields: dict):
         make(**fields)
 
 
-def test_deferred_arguments_start_no_process_group():
+def test_deferred_arguments_start_no_process_group(start, monkeypatch: pytest.MonkeyPatch):
     """As one of two launched processes, whose partner never comes: the stock class would wait for it."""
-    code = """
-import torch
-from llmforge.configs.training import ForgeTrainingArguments, deferred_process_group
-with deferred_process_group():
-    args = ForgeTrainingArguments(output_dir="run")
-print("made", torch.distributed.is_initialized(), args.eval_strategy.value)
-"""
     launched = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29599"}
-    environment = {**os.environ, **launched, "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
-    assert "made False steps" in done.stdout, done.stderr
+    for name, value in (launched | {"LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}).items():
+        monkeypatch.setenv(name, value)
+
+    def make_deferred() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)  # what earlier tests have left
+        with deferred_process_group():
+            args = ForgeTrainingArguments(output_dir="run")
+        print("made", torch.distributed.is_initialized(), args.eval_strategy.value)
+
+    child = start(make_deferred)
+    assert child.wait() == 0, child.text()
+    assert "made False steps" in child.text()
 
 
 def test_deferred_arguments_have_their_device_when_it_is_looked_at():

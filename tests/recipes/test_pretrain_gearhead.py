@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from helpers import ROOT, launch_demo, losses_of, prepared_by, recipe_config
+from helpers import ROOT, losses_of, prepared_by, recipe_config, run_demo
 
 SAMPLE = ROOT / "recipes" / "samples" / "gearhead"
 
@@ -14,7 +14,7 @@ def paragraphs() -> list[str]:
 
 
 def test_the_demo_trains_on_paragraphs(tmp_path):
-    run = launch_demo("pretrain_gearhead", tmp_path)
+    run = run_demo("pretrain_gearhead", tmp_path)
     training, evaluation = losses_of(run)
     assert training[-1] < training[0]
     assert evaluation[-1] < evaluation[0]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-import pytest
-from helpers import ROOT, launch_demo, losses_of, prepared_by, recipe_config
+from helpers import ROOT, losses_of, prepared_by, recipe_config, run_demo
 
 SAMPLE = ROOT / "recipes" / "samples" / "gutenberg"
 #: Where the author's own words begin and end.
@@ -20,9 +19,8 @@ BOOKS = [
 ]
 
 
-@pytest.mark.slow
 def test_the_demo_trains_on_the_books_alone(tmp_path):
-    run = launch_demo("pretrain_gutenberg", tmp_path)
+    run = run_demo("pretrain_gutenberg", tmp_path)
     training, evaluation = losses_of(run)
     assert training[-1] < training[0]
     assert evaluation[-1] < evaluation[0]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 
-import pytest
-from helpers import ROOT, launch_demo, losses_of, prepared_by, recipe_config
+from helpers import ROOT, losses_of, prepared_by, recipe_config, run_demo
 
 from llmforge import prepare_dataset
 
 SAMPLE = ROOT / "recipes" / "samples" / "smollm" / "passages.jsonl"
 
 
-@pytest.mark.slow
 def test_the_demo_trains_on_records_and_tokenizes_them_once(tmp_path, monkeypatch):
-    run = launch_demo("pretrain_smollm", tmp_path)
+    run = run_demo("pretrain_smollm", tmp_path)
     training, evaluation = losses_of(run)
     assert training[-1] < training[0]
     assert evaluation[-1] < evaluation[0]

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, launch_demo, losses_of, prepared_by, recipe_config
+from helpers import ROOT, losses_of, prepared_by, recipe_config, run_demo
 
 SAMPLE = ROOT / "recipes" / "samples" / "technical"
 PROMPTS = ["Kubernetes is", "To deploy with Terraform", "Docker containers"]
@@ -16,7 +16,7 @@ PROMPTS = ["Kubernetes is", "To deploy with Terraform", "Docker containers"]
 def folder(tmp_path_factory) -> Path:
     """Where the demo was launched; its run is in ``runs``."""
     folder = tmp_path_factory.mktemp("technical")
-    launch_demo("pretrain_technical", folder)
+    run_demo("pretrain_technical", folder)
     return folder
 
 

@@ -11,8 +11,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import transformers.models.gpt2.modeling_gpt2
+import transformers.models.gpt_neox.modeling_gpt_neox  # noqa: F401
+
 #: What a child would otherwise import for itself, every time.
+import llmforge.cross_entropy
 import llmforge.metrics
+import llmforge.optimizers
 import llmforge.pretrain
 from llmforge.runtime.commands import run_command
 

@@ -1,11 +1,8 @@
-"""What the reliability tests share: an undisturbed run to compare with, and processes that end with their test."""
+"""What the reliability tests share: an undisturbed run to compare with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import pytest
-from reliability.child_runs import Child
 from reliability.harness import training, weights
 
 
@@ -24,17 +21,3 @@ def undisturbed(tokenizer, tmp_path_factory):
         return made[key]
 
     return get
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Child]]:
-    """Starts children: ``start(function, name)``."""
-    children: list[Child] = []
-
-    def begin(function: Callable[[], int | None], name: str = "child") -> Child:
-        children.append(Child(function, name))
-        return children[-1]
-
-    yield begin
-    for child in children:
-        child.kill()

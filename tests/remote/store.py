@@ -21,6 +21,7 @@ class Bucket:
     def __init__(self, server: str, name: str):
         self.server, self.name, self.url = server, name, f"gs://{name}"
         self._call("POST", "/storage/v1/b", json.dumps({"name": name}).encode())
+        self._looked_at: dict[tuple[str, str], tuple[bytes, str]] = {}
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         headers = {"Content-Type": "application/json" if path.endswith("/b") else "application/octet-stream"} if body else {}
@@ -31,11 +32,15 @@ class Bucket:
         except http.client.IncompleteRead as error:  # of an object that was replaced meanwhile
             raise ConnectionError(str(error)) from error
 
-    def names(self, prefix: str = "") -> list[str]:
-        """Of the objects whose name begins so."""
+    def _list(self, prefix: str) -> dict[str, str]:
+        """Name → generation, another one whenever the object was written, of the objects whose name begins so."""
         query = f"prefix={quote(prefix, safe='')}&maxResults=10000"
         listed = json.loads(self._call("GET", f"/storage/v1/b/{self.name}/o?{query}"))
-        return sorted(item["name"] for item in listed.get("items", []))
+        return {item["name"]: item["generation"] for item in listed.get("items", [])}
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Of the objects whose name begins so."""
+        return sorted(self._list(prefix))
 
     def read(self, name: str) -> bytes:
         """An object's bytes."""
@@ -66,22 +71,33 @@ class Bucket:
         """What is wrong with the checkpoints of a run that exist; empty at any moment, or a promise is broken."""
         return list(self._damage(run))
 
+    def _look(self, name: str, generation: str) -> tuple[bytes, str]:
+        """An object's bytes and their SHA-256; of a generation that was looked at before, as they were then."""
+        if (name, generation) not in self._looked_at:
+            body = self.read(name)
+            self._looked_at[name, generation] = (
+                body if name.endswith("manifest.json") else b"",
+                hashlib.sha256(body).hexdigest(),
+            )
+        return self._looked_at[name, generation]
+
     def _damage(self, run: str) -> Iterator[str]:
-        for checkpoint in self.checkpoints(run):
+        there = self._list(f"{run}/checkpoint-")
+        for path in [path for path in there if path.endswith("/manifest.json")]:
+            checkpoint = path.split("/")[1]
             # Between two requests a checkpoint may be deleted, its manifest first.
             try:
-                manifest = _manifest(self.read(f"{run}/{checkpoint}/manifest.json"))
+                manifest = _manifest(self._look(path, there[path])[0])
             except (urllib.error.HTTPError, ValueError):
                 continue
             for name, entry in manifest["files"].items():
+                file = f"{run}/{checkpoint}/{name}"
                 try:
-                    body = self.read(f"{run}/{checkpoint}/{name}")
+                    found = self._look(file, there[file])[1] if file in there else None
                 except urllib.error.HTTPError:
-                    body = None
-                if body is not None and hashlib.sha256(body).hexdigest() == entry["sha256"]:
-                    continue
-                if checkpoint in self.checkpoints(run):
-                    yield f"{checkpoint}/{name}: {'is missing' if body is None else 'is damaged'}"
+                    found = None
+                if found != entry["sha256"] and checkpoint in self.checkpoints(run):
+                    yield f"{checkpoint}/{name}: {'is missing' if found is None else 'is damaged'}"
 
 
 def _manifest(text: bytes) -> dict:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from remote.proxy import FaultProxy
+from remote.runs import made_checkpoint
 
 
 def ask(proxy: FaultProxy, method: str, path: str, body: bytes | None = None, timeout: float = 5.0) -> tuple[int, bytes]:
@@ -121,3 +122,18 @@ def test_a_slow_link_is_slow_both_ways(proxy, bucket, up, down):
     began = time.monotonic()
     assert len(ask(proxy, "GET", down)[1]) == 200_000
     assert time.monotonic() - began > 0.2
+
+
+def test_damage_is_seen_in_what_was_whole_before(bucket, tmp_path):
+    """The watch over a bucket reads an object again when it was written again, with as many bytes too."""
+    folder = made_checkpoint(tmp_path / "mine", 1)
+    for path in folder.iterdir():
+        bucket.write(f"mine/checkpoint-1/{path.name}", path.read_bytes())
+    assert bucket.damage("mine") == bucket.damage("mine") == []
+    whole = (folder / "model.safetensors").read_bytes()
+    bucket.write("mine/checkpoint-1/model.safetensors", bytes([whole[0] ^ 1]) + whole[1:])
+    assert bucket.damage("mine") == ["checkpoint-1/model.safetensors: is damaged"]
+    bucket.write("mine/checkpoint-1/model.safetensors", whole)
+    assert bucket.damage("mine") == []
+    bucket.delete("mine/checkpoint-1/optimizer.pt")
+    assert bucket.damage("mine") == ["checkpoint-1/optimizer.pt: is missing"]

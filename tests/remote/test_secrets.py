@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -100,6 +101,7 @@ def test_a_whole_run_leaves_it_nowhere(account, proxy, bucket, tmp_path, monkeyp
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     seen = b""
     while process.poll() is None:
+        time.sleep(0.02)  # arguments stay as long as their process
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 seen += path.read_bytes()

@@ -140,7 +140,7 @@ def test_processes_that_found_each_other(monkeypatch: pytest.MonkeyPatch, proces
 
 def test_processes_that_are_each_alone_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"2 processes.*alone.*--config_file accelerate_configs/cpu_ddp\.yaml"):
+    with pytest.raises(ConfigError, match=r"2 processes.*alone.*accelerate launch --multi_gpu --num_processes 2"):
         refuse_separate_worlds(arguments(1))
 
 
