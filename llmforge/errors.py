@@ -6,6 +6,9 @@ remedy, in one line. ``assert`` and the built-in exceptions are for our own bugs
 
 from __future__ import annotations
 
+#: The page of symptoms, each with what diagnoses it and what helps.
+TROUBLESHOOTING = "docs/troubleshooting.md"
+
 
 class LlmforgeError(Exception):
     """Base of all llmforge errors; `exit_code` is what ``llmforge VERB`` returns.
@@ -16,6 +19,8 @@ class LlmforgeError(Exception):
     """
 
     exit_code = 1
+    #: The entry of `TROUBLESHOOTING` that says more, by its anchor; empty where none does.
+    see = ""
     #: True where another process of the launch has already told of it.
     relayed = False
 

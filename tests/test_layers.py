@@ -38,7 +38,7 @@ ORDER: list[set[str]] = [
         "configs",
         "source units",
         "data generation model tokenizer training checkpoint remote lora export plan",
-        "evaluation",
+        "evaluation doctor",
         "run",
         "finetune tuning",
     ),
@@ -130,6 +130,15 @@ ORDER: list[set[str]] = [
         "planning", "shapes", "optimizer_state activations", "memory", "speed requirements corpus advice", "outline", "table"
     ),
     {"speed_probe"},
+    *folder(
+        "diagnosis",
+        "findings",
+        "machine",
+        "system disk installed cards heat stack numerics speed tracking trial store",
+        "model_step verdict",
+        "child asking show",
+        "examination",
+    ),
     {"results", "plan", "run", "auto_batch"},
     *folder(
         "scoring",

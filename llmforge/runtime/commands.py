@@ -49,7 +49,8 @@ def _refuse_busy_folder(argv: Sequence[str]) -> None:
         folder = read_yaml(Path(given.config)).get("output_dir")
     if folder is None and given.resume and Path(given.resume).is_dir():
         folder = Path(given.resume).resolve().parent
-    if folder is not None and not given.only_tells:
+    looks_on = argv[:1] == ["doctor"] or Path(sys.argv[0]).stem == "doctor"  # at the disk, whatever is written there
+    if folder is not None and not given.only_tells and not looks_on:
         # Asked once for all processes, on the first machine: it may hold the folder already when another one asks.
         rank_zero_first()(lambda: refuse_running(str(folder)) if on_first_machine() else None)
 
