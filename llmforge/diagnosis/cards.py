@@ -249,6 +249,7 @@ def _kernels(torch: Torch) -> Iterator[Finding]:
         same = any(int(name) // 10 == number // 10 and int(name) <= number for name in runs)
         later = any(int(re.sub(r"\D", "", name)) <= number for name in ours if name.startswith("compute_"))
         if number and not same and not later:
-            text = f"{device['name']} is {device['architecture']}, and PyTorch {torch.version} has kernels for {', '.join(ours)} only."
+            text = f"{device['name']} is {device['architecture']}, and PyTorch {torch.version} has kernels for "
+            text += f"{', '.join(ours)} only."
             remedy = "Install a build of PyTorch for this card (pytorch.org lists them)."
             yield finding("failure", text, remedy, "invalid-device-function")

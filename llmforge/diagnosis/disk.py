@@ -58,7 +58,8 @@ def look_at_disk(machine: Machine, output_dir: str) -> Iterator[Finding]:
     total, free = machine.room(folder)
     rate = _BLOCK * _BLOCKS / max(large, 1e-9)
     needed = int(_parameters() * _BYTES * _KEPT)
-    text = f"{shown}: {format_bytes(free)} free of {format_bytes(total)}, {rate / 1e6:,.0f} MB/s synced, {small * 1000:.1f} ms a sync"
+    text = f"{shown}: {format_bytes(free)} free of {format_bytes(total)}, "
+    text += f"{rate / 1e6:,.0f} MB/s synced, {small * 1000:.1f} ms a sync"
     if free < _NO_ROOM:
         yield _refused(f"{text}; that is too little for a run.", "Free some space, or choose another --output_dir.", "disk-full")
     elif rate < _SLOW or small > _LONG:

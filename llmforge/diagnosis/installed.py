@@ -100,8 +100,8 @@ def _extras(own: metadata.Distribution, needed: list[Requirement], there: dict[s
 
 
 def _missing(names: list[str]) -> Finding:
-    text = f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not installed, and llmforge needs {'it' if len(names) == 1 else 'them'}."
-    return Finding("packages", "failure", text, f"pip install {' '.join(names)}, or llmforge again.", "broken-installation")
+    text = f"not installed, and llmforge needs them: {', '.join(names)}"
+    return Finding("packages", "failure", text, f"pip install {' '.join(names)}", "broken-installation")
 
 
 def _name(item: Requirement) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -55,11 +56,11 @@ def look_at_speed(device: Device, place: Any, precision: str, tell: Callable[[st
     tell("memory bandwidth")
     length = min(_COPIED[gpu], device.memory // 16) // 4
     source, target = torch.ones(length, device=place), torch.empty(length, device=place)
-    moved = 8 * length / _best(lambda: target.copy_(source), place)
-    del source, target
+    moved = 8 * length / _best(functools.partial(target.copy_, source), place)
+    del source, target  # a gigabyte each
     tell(f"matrix products in {precision}")
     one, other = (torch.randn(_SIZE[gpu], _SIZE[gpu], device=place).to(dtype) for _ in range(2))
-    done = 2 * _SIZE[gpu] ** 3 / _best(lambda: torch.mm(one, other), place)
+    done = 2 * _SIZE[gpu] ** 3 / _best(functools.partial(torch.mm, one, other), place)
     return told_speed(device.name, device.kind, precision, moved, done)
 
 
