@@ -16,6 +16,7 @@ class LlmforgeError(Exception):
     Args:
         problem: What is wrong, with the value received.
         remedy: What to do about it, as a sentence; empty where nothing can be done.
+        see: Instead of the class's own `see`.
     """
 
     exit_code = 1
@@ -24,9 +25,11 @@ class LlmforgeError(Exception):
     #: True where another process of the launch has already told of it.
     relayed = False
 
-    def __init__(self, problem: str, remedy: str = ""):
+    def __init__(self, problem: str, remedy: str = "", see: str | None = None):
         self.problem = " ".join(problem.split())
         self.remedy = " ".join(remedy.split())
+        if see is not None:
+            self.see = see
         super().__init__(f"{self.problem} {self.remedy}".strip())
 
 
@@ -52,12 +55,14 @@ class StorageError(LlmforgeError):
     """A file could not be written or read back: disk full, no permission."""
 
     exit_code = 5
+    see = "disk-full"
 
 
 class TrainingDiverged(LlmforgeError):
     """The loss or the gradient became NaN or infinite; nothing of that step was applied."""
 
     exit_code = 6
+    see = "loss-nan"
 
 
 class CheckFailed(LlmforgeError):

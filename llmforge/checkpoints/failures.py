@@ -40,6 +40,8 @@ class RemoteError(StorageError):
             ``refused``: a name that could mean something outside of the folder.
     """
 
+    see = "bucket-access"
+
     def __init__(self, problem: str, remedy: str = "", kind: Kind = "unreachable"):
         super().__init__(problem, remedy)
         self.kind: Kind = kind

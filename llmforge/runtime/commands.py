@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError
+from llmforge.errors import EXIT_PREEMPTED, TROUBLESHOOTING, ConfigError, LlmforgeError
 from llmforge.runtime.launch import on_first_machine, rank, rank_zero_first
 from llmforge.runtime.logs import printable
 from llmforge.runtime.run_lock import refuse_running
@@ -76,7 +76,8 @@ def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str]
             raise
         if not error.relayed:
             who = f" (process {rank()})" if rank() else ""
-            print(f"{'interrupted' if stopped else 'error'}{who}: {printable(str(error))}", file=sys.stderr)
+            where = f" ({TROUBLESHOOTING}#{error.see})" if error.see else ""
+            print(f"{'interrupted' if stopped else 'error'}{who}: {printable(str(error))}{where}", file=sys.stderr)
         return _leave(error.exit_code)
     except KeyboardInterrupt as error:
         if debug and not error.args:  # by Ctrl-C, where no signal handler is
