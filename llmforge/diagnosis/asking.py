@@ -53,16 +53,20 @@ def ask(
     """
     left = list(parts)
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [*machine.child, json.dumps({"parts": list(parts), **settings})],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            encoding="utf-8",
-            env={**machine.environment, **(environment or {})},
-            start_new_session=True,  # Ctrl-C is for this process, which ends the other one
-        )
+        try:
+            process = subprocess.Popen(
+                [*machine.child, json.dumps({"parts": list(parts), **settings})],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                encoding="utf-8",
+                env={**machine.environment, **(environment or {})},
+                start_new_session=True,  # Ctrl-C is for this process, which ends the other one
+            )
+        except OSError as error:
+            yield Finding(parts[0], "failure", f"{machine.child[0]} cannot be started: {error.strerror}.", "", "system-limits")
+            return
         try:
             yield from _heard(process, left, show, limits, errors)
         finally:

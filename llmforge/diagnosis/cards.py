@@ -86,6 +86,10 @@ def look_at_cards(machine: Machine, torch: Torch) -> Iterator[Finding]:
         yield from _unseen(machine, torch, cards)
     elif not cards and not torch.sees_gpu:
         yield from _absent(machine, torch)
+    elif cards:
+        yield finding("ok", f"{_named(cards)} on the PCI bus, {_driver(machine, torch)}")
+        for problem, remedy in _old_amd(machine, torch):
+            yield finding("warning", problem, remedy, "no-gpu")
     if _AMD in cards or torch.hip or _OVERRIDE in machine.environment:
         yield from _override(machine, torch)
     yield from _kernels(torch)
@@ -109,6 +113,13 @@ def _cards(machine: Machine) -> list[str]:
 def _named(cards: list[str]) -> str:
     counts = {maker: cards.count(maker) for maker in cards}
     return " and ".join(f"{count} {_MAKERS[maker]} GPU{'s' * (count > 1)}" for maker, count in counts.items())
+
+
+def _driver(machine: Machine, torch: Torch) -> str:
+    if torch.hip:
+        return f"amdgpu driver {machine.read('sys/module/amdgpu/version') or 'of the Linux kernel'}"
+    driver = _nvidia_driver(machine)
+    return f"driver {driver[0]}.{driver[1]:02d}" if driver else "a driver that tells no version"
 
 
 def _unseen(machine: Machine, torch: Torch, cards: list[str]) -> Iterator[Finding]:
