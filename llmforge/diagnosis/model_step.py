@@ -64,7 +64,8 @@ def compare_steps(
         config = build_config(shape, _VOCABULARY)
         transformers.set_seed(0)
         ours = transformers.AutoModelForCausalLM.from_config(config)
-        stock = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        # A config of its own: what is said of the attention is kept in it.
+        stock = transformers.AutoModelForCausalLM.from_config(build_config(shape, _VOCABULARY), attn_implementation="eager")
         stock.load_state_dict(ours.state_dict())
         batch = PackedCollator()(made_up_rows(_ROWS, _LENGTH, _VOCABULARY))
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
