@@ -15,6 +15,7 @@ import llmforge
 from llmforge.cli import VERBS, usage
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
+from llmforge.configs.doctor import DoctorArguments
 from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.export import ExportArguments
 from llmforge.configs.finetune import FinetuneArguments
@@ -46,6 +47,7 @@ CONFIGS = (
     FinetuneArguments,
     LoraArguments,
     PlanArguments,
+    DoctorArguments,
 )
 
 

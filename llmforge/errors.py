@@ -6,8 +6,30 @@ remedy, in one line. ``assert`` and the built-in exceptions are for our own bugs
 
 from __future__ import annotations
 
+from typing import Literal
+
 #: The page of symptoms, each with what diagnoses it and what helps.
 TROUBLESHOOTING = "docs/troubleshooting.md"
+
+#: Its entries, by their anchors; empty for none.
+Entry = Literal[
+    "",
+    "no-gpu",
+    "out-of-memory",
+    "invalid-device-function",
+    "wrong-numbers",
+    "loss-flat",
+    "loss-nan",
+    "gpu-idle",
+    "slow-or-throttled",
+    "slow-disk",
+    "disk-full",
+    "overfitting",
+    "bucket-access",
+    "resume-refused",
+    "system-limits",
+    "broken-installation",
+]
 
 
 class LlmforgeError(Exception):
@@ -21,11 +43,11 @@ class LlmforgeError(Exception):
 
     exit_code = 1
     #: The entry of `TROUBLESHOOTING` that says more, by its anchor; empty where none does.
-    see = ""
+    see: Entry = ""
     #: True where another process of the launch has already told of it.
     relayed = False
 
-    def __init__(self, problem: str, remedy: str = "", see: str | None = None):
+    def __init__(self, problem: str, remedy: str = "", see: Entry | None = None):
         self.problem = " ".join(problem.split())
         self.remedy = " ".join(remedy.split())
         if see is not None:
@@ -55,14 +77,14 @@ class StorageError(LlmforgeError):
     """A file could not be written or read back: disk full, no permission."""
 
     exit_code = 5
-    see = "disk-full"
+    see: Entry = "disk-full"
 
 
 class TrainingDiverged(LlmforgeError):
     """The loss or the gradient became NaN or infinite; nothing of that step was applied."""
 
     exit_code = 6
-    see = "loss-nan"
+    see: Entry = "loss-nan"
 
 
 class CheckFailed(LlmforgeError):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from llmforge.errors import LlmforgeError, StorageError
+from llmforge.errors import Entry, LlmforgeError, StorageError
 from llmforge.storage.files import is_disk_full
 
 Kind = Literal["missing", "denied", "credentials", "unreachable", "corrupt", "refused"]
@@ -40,7 +40,7 @@ class RemoteError(StorageError):
             ``refused``: a name that could mean something outside of the folder.
     """
 
-    see = "bucket-access"
+    see: Entry = "bucket-access"
 
     def __init__(self, problem: str, remedy: str = "", kind: Kind = "unreachable"):
         super().__init__(problem, remedy)

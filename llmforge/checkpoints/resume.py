@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmforge.checkpoints.manifest import METADATA, checkpoint_step, is_committed, verify
-from llmforge.errors import CheckpointError, LlmforgeError
+from llmforge.errors import CheckpointError, Entry, LlmforgeError
 from llmforge.runtime.logs import logger
 
 #: Without any of these a resumed run would silently go on with fresh state; ``--allow_fresh_optimizer`` wants that.
@@ -19,7 +19,7 @@ _RNG, _SCALER = "rng_state.pth", "scaler.pt"
 #: What `find_checkpoint` has just read and found sound; the training that begins with it needs not read it again.
 _sound: set[Path] = set()
 #: Of the page of symptoms.
-_SEE = "resume-refused"
+_SEE: Entry = "resume-refused"
 
 
 def missing_file(checkpoint: Path, fresh_optimizer: bool = False, scaler: bool = False) -> str | None:

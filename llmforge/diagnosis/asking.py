@@ -16,11 +16,12 @@ from typing import IO, Any
 
 from llmforge.diagnosis.findings import Finding, explained
 from llmforge.diagnosis.machine import Machine
+from llmforge.errors import Entry
 
 #: Seconds for each part; several times what it takes on two busy cores.
 LIMITS = {"stack": 120.0, "numerics": 90.0, "speed": 60.0, "trackers": 60.0, "training": 180.0, "remote": 100.0}
 #: What a crash of a part by these signals means, and the entry that says more.
-_CRASHES = {
+_CRASHES: dict[str, tuple[str, Entry]] = {
     "SIGILL": ("The processor lacks an instruction that this build uses: install another one.", "invalid-device-function"),
     "SIGSEGV": ("A driver or a library is broken or does not fit: install the build that pytorch.org names for it.", ""),
     "SIGBUS": ("Shared memory or a disk was full: give /dev/shm more room.", "system-limits"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llmforge.diagnosis.findings import Finding
 from llmforge.diagnosis.machine import Machine
+from llmforge.errors import Entry
 from llmforge.models import PRESETS
 from llmforge.runtime.devices import format_bytes
 from llmforge.storage.files import is_disk_full
@@ -74,7 +75,7 @@ def look_at_disk(machine: Machine, output_dir: str) -> Iterator[Finding]:
         yield Finding("disk", "note", f"{folder} is in memory ({kind}): it is gone at the next start.", "Give --output_dir.")
 
 
-def _refused(text: str, remedy: str, see: str) -> Finding:
+def _refused(text: str, remedy: str, see: Entry) -> Finding:
     return Finding("disk", "failure", text, remedy, see)
 
 

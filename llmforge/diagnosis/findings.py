@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from llmforge.errors import TROUBLESHOOTING
+from llmforge.errors import TROUBLESHOOTING, Entry
 
 Level = Literal["ok", "note", "warning", "failure"]
 
@@ -29,7 +29,7 @@ class Finding:
     level: Level
     text: str
     remedy: str = ""
-    see: str = ""
+    see: Entry = ""
     simulated: bool = False
 
     @property
@@ -47,7 +47,7 @@ class Finding:
 
 
 #: What libraries say, in lower case → the entry that explains it, and the remedy.
-_SAID = (
+_SAID: tuple[tuple[str, Entry, str], ...] = (
     (
         r"invalid device function|no kernel image|hiperrornobinaryforgpu",
         "invalid-device-function",
@@ -61,7 +61,7 @@ _SAID = (
 )
 
 
-def explained(subject: str, said: str, remedy: str = "", see: str = "broken-installation") -> Finding:
+def explained(subject: str, said: str, remedy: str = "", see: Entry = "broken-installation") -> Finding:
     """A failure that a library told of, with the remedy for what it said, where that is known.
 
     Args:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llmforge.build import build_trainer
 from llmforge.callbacks.loss_plot import LossPlot
 from llmforge.checkpoints.manifest import list_checkpoints, verify
@@ -22,6 +24,7 @@ from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.data.prepare import prepare_dataset
 from llmforge.data.prepared import PreparedDataset
 from llmforge.diagnosis.findings import Finding
+from llmforge.errors import Entry
 from llmforge.models import build_model
 from llmforge.runtime.logs import logger
 from llmforge.runtime.precision import apply_precision
@@ -72,7 +75,7 @@ def train_a_little(tell: Callable[[str], None]) -> Finding:
     return Finding("training", "ok", text)
 
 
-def _wrong(text: str, see: str = "loss-flat") -> Finding:
+def _wrong(text: str, see: Entry = "loss-flat") -> Finding:
     remedy = "Look at the failures above first; with none, report this with the output of llmforge doctor --json."
     return Finding("training", "failure", f"{text[0].upper()}{text[1:]}.", remedy, see)
 
@@ -90,7 +93,7 @@ def _prepare(folder: Path) -> PreparedDataset:
 
 
 def _train(data: PreparedDataset, folder: Path, steps: int, checkpoint: str | None) -> tuple[list[float], str]:
-    """The loss of each step, and the device it was made on."""
+    """The loss of each step, and the device it was made on; this process goes on with one thread on a CPU."""
     args = ForgeTrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -105,6 +108,8 @@ def _train(data: PreparedDataset, folder: Path, steps: int, checkpoint: str | No
         disable_tqdm=True,
     )
     apply_precision(args)
+    if args.device.type == "cpu":  # such small matrices gain nothing, and threads on cores that others use wait for one another
+        torch.set_num_threads(1)
     model = build_model(ModelArguments(**_MODEL), data.tokenizer, data.block_size)
     trainer = build_trainer(model, data, args)
     if checkpoint is not None:
