@@ -33,6 +33,30 @@ def test_this_machine_trains(capsys, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", ["torch.Tensor.softmax", "torch.optim.AdamW.step"])
+def test_a_kernel_that_writes_zeros_is_found_from_end_to_end(operation, tmp_path, capsys):
+    """In the real process, where only that kernel is another one."""
+    source = f"""
+import torch
+owner, name = {operation.rpartition(".")[0]}, {operation.rpartition(".")[2]!r}
+real = getattr(owner, name)
+def zeros(*args, **kwargs):
+    result = real(*args, **kwargs) if torch.is_tensor(args[0]) else None
+    return result if result is None else torch.zeros_like(result)
+setattr(owner, name, zeros)
+from llmforge.diagnosis.child import main
+main()
+"""
+    child = (sys.executable, "-c", source)
+    machine = healthy(tmp_path, child=child, environment={**os.environ, "PYTHONPATH": str(ROOT)})
+    with pytest.raises(CheckFailed, match=r"numerics"):
+        diagnose(DoctorArguments(), machine)
+    out = capsys.readouterr().out
+    assert "computes wrongly" in out
+    assert "left out for the failure above: speed, training" in out
+
+
 def test_a_machine_that_will_not_do_is_one_line_and_exit_7(tmp_path):
     machine = healthy(tmp_path, open_files=lambda: 64, child=python("import os, signal; os.kill(os.getpid(), signal.SIGABRT)"))
     with pytest.raises(CheckFailed, match=r"Training will not work here: 1 failure \(stack\)\.") as error:

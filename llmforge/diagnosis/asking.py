@@ -19,7 +19,7 @@ from llmforge.diagnosis.machine import Machine
 from llmforge.errors import Entry
 
 #: Seconds for each part; several times what it takes on two busy cores.
-LIMITS = {"stack": 120.0, "numerics": 90.0, "speed": 60.0, "trackers": 60.0, "training": 180.0, "remote": 100.0}
+LIMITS = {"stack": 120.0, "numerics": 60.0, "speed": 60.0, "trackers": 60.0, "training": 120.0, "remote": 100.0}
 #: What a crash of a part by these signals means, and the entry that says more.
 _CRASHES: dict[str, tuple[str, Entry]] = {
     "SIGILL": ("The processor lacks an instruction that this build uses: install another one.", "invalid-device-function"),

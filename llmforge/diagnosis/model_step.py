@@ -125,7 +125,7 @@ def _right(model: PreTrainedModel, batch: dict[str, Any]) -> _Told:
 def _after(model: PreTrainedModel, before: torch.Tensor, loss: Callable[[], torch.Tensor]) -> _Told:
     import torch
 
-    gradients = {name: parameter.grad.double().cpu().numpy() for name, parameter in model.named_parameters()}
+    gradients = {name: parameter.grad.cpu().double().numpy() for name, parameter in model.named_parameters()}
     torch.optim.AdamW(model.parameters(), lr=_RATE, eps=1e-4, fused=True).step()
     with torch.no_grad():
         after = loss()

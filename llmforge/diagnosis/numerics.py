@@ -83,7 +83,7 @@ def compare_operations(
         tell(f"{name} in {precision}")
         with running():
             pair = operation(rounded)
-            result = pair[0].detach().double().cpu().numpy()
+            result = pair[0].detach().cpu().double().numpy()
         yield compared(f"{name} in {precision}", result, pair[1], ALLOWED[precision])
     if precision == "fp32":
         tell("AdamW")
