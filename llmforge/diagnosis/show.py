@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -26,12 +27,11 @@ class Screen:
         self.width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         self._live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._console: Any = None
-        try:
-            from rich.console import Console
+        if self.width is not None:
+            with contextlib.suppress(ImportError):  # it is such a machine, too, that is looked at
+                from rich.console import Console
 
-            self._console = Console(soft_wrap=True, highlight=False)
-        except ImportError:  # among other things it is such a machine that is looked at
-            pass
+                self._console = Console(soft_wrap=True, highlight=False)
 
     def doing(self, what: str) -> None:
         """Say what comes next, on a terminal only."""
@@ -64,7 +64,7 @@ class Screen:
 
     def _print(self, line: str, level: str = "") -> None:
         if self._console is None:
-            print(line)
+            print(line, flush=True)
             return
         from rich.text import Text
 

@@ -193,6 +193,11 @@ def test_a_card_that_is_seen_needs_no_group_either(tmp_path, capsys):
     assert examined(with_amd(tmp_path, groups=frozenset()), capsys) == (0, [])
 
 
+def test_kernels_of_another_major_version_do_not_run(tmp_path, capsys):
+    code, [found] = examined(with_nvidia(tmp_path, child=child(CUDA | {"architectures": ["sm_75", "compute_90"]})), capsys)
+    assert (code, found["see"]) == (7, "docs/troubleshooting.md#invalid-device-function")
+
+
 def test_kernels_of_an_earlier_minor_version_run(tmp_path, capsys):
     for architectures in (["sm_80"], ["sm_75", "compute_75"]):
         machine = with_nvidia(tmp_path / str(len(architectures)), child=child(CUDA | {"architectures": architectures}))
@@ -204,7 +209,7 @@ def test_kernels_of_an_earlier_minor_version_run(tmp_path, capsys):
 
 def test_a_clash_is_found(tmp_path, capsys):
     machine = healthy(tmp_path)
-    install(Path(machine.packages[0]), "optimum-onnx", "0.1.0", ("numpy<2.1", "torch>=2; extra == 'all'", "absent<1"))
+    install(Path(machine.packages[0]), "optimum-onnx", "0.1.0", ("numpy<2.1", "torch<2; extra == 'all'", "absent<1"))
     code, [found] = examined(machine, capsys)
     assert (code, found["level"]) == (0, "warning")
     assert "optimum-onnx 0.1.0 wants numpy<2.1; numpy is 2.4.0" in found["text"]
