@@ -79,9 +79,8 @@ def look_at_cards(machine: Machine, torch: Torch) -> Iterator[Finding]:
     hidden = next((name for name in _HIDING if machine.environment.get(name) in ("", "-1")), None)
     if cards and hidden and not torch.sees_gpu:
         value = machine.environment[hidden]
-        yield finding(
-            "note", f"{_named(cards)} on the PCI bus, kept from PyTorch by {hidden}={value!r}.", f"Unset {hidden} to use it."
-        )
+        text = f"{_named(cards)} on the PCI bus, kept from PyTorch by {hidden}={value!r}."
+        yield finding("note", text, f"Unset {hidden} to use it.", "no-gpu")
     elif cards and not torch.sees_gpu:
         yield from _unseen(machine, torch, cards)
     elif not cards and not torch.sees_gpu:

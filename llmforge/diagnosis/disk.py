@@ -72,7 +72,8 @@ def look_at_disk(machine: Machine, output_dir: str) -> Iterator[Finding]:
         yield Finding("disk", "ok", text)
     kind = _file_system(machine, folder)
     if kind in _VOLATILE:
-        yield Finding("disk", "note", f"{folder} is in memory ({kind}): it is gone at the next start.", "Give --output_dir.")
+        text = f"{folder} is in memory ({kind}): it is gone at the next start."
+        yield Finding("disk", "note", text, "Choose another --output_dir.", "disk-full")
 
 
 def _refused(text: str, remedy: str, see: Entry) -> Finding:

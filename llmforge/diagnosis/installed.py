@@ -49,9 +49,8 @@ def look_at_packages(machine: Machine) -> Iterator[Finding]:
         return
     own = there.get(_OWN)
     if own is None:
-        yield Finding(
-            "packages", "note", "llmforge runs from a folder and is not installed: versions are not compared.", "pip install -e ."
-        )
+        text = "llmforge runs from a folder and is not installed: versions are not compared."
+        yield Finding("packages", "note", text, "pip install -e .", "broken-installation")
         return
     needed = [Requirement(line) for line in own.requires or []]
     plain = [item for item in needed if item.marker is None or item.marker.evaluate({"extra": ""})]
@@ -96,7 +95,8 @@ def _extras(own: metadata.Distribution, needed: list[Requirement], there: dict[s
     if lacking:
         told = ", ".join(f"{extra} (lacks {', '.join(absent)})" for extra, absent in lacking)
         wanted = ",".join(extra for extra, _ in lacking)
-        yield Finding("extras", "note", f"not installed: {told}", f"If you want them: pip install 'llmforge[{wanted}]'")
+        remedy = f"If you want them: pip install 'llmforge[{wanted}]'"
+        yield Finding("extras", "note", f"not installed: {told}", remedy, "broken-installation")
 
 
 def _missing(names: list[str]) -> Finding:

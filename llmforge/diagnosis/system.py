@@ -36,7 +36,7 @@ def look_at_system(machine: Machine) -> Iterator[Finding]:
             yield Finding(
                 "limits",
                 "warning",
-                f"/dev/shm has {format_bytes(free)} free of {format_bytes(total)}: --dataloader_num_workers die of that.",
+                f"/dev/shm has {format_bytes(free)} free of {format_bytes(total)}; workers of the data loader die of that.",
                 "Give a container more, docker run --shm-size=1g, or keep --dataloader_num_workers 0.",
                 "system-limits",
             )
@@ -47,6 +47,7 @@ def look_at_system(machine: Machine) -> Iterator[Finding]:
             "note",
             f"OMP_NUM_THREADS=1 is set: a training on the CPU uses one of {available_cores()} cores.",
             "Unset it, if that was not meant.",
+            "slow-or-throttled",
         )
 
 

@@ -24,9 +24,12 @@ def look_at_trackers(tell: Callable[[str], None]) -> Iterator[Finding]:
         remedy = "pip install --upgrade tensorboard, or train with --report_to none"
         yield Finding("trackers", "failure", f"TensorBoard, the default tracker, {problem}.", remedy, "broken-installation")
     tell("W&B")
-    mode = _wandb()
+    mode, broken = _wandb()
+    if broken:
+        remedy = "pip install --upgrade wandb, if you want it"
+        yield Finding("trackers", "note", f"W&B is installed, and {broken}.", remedy, "broken-installation")
     if not problem:
-        yield Finding("trackers", "ok", f"TensorBoard writes events; W&B {mode}")
+        yield Finding("trackers", "ok", f"TensorBoard writes events{f'; W&B {mode}' if mode else ''}")
 
 
 def _tensorboard() -> str:
@@ -43,14 +46,14 @@ def _tensorboard() -> str:
     return "" if written else "wrote no event"
 
 
-def _wandb() -> str:
+def _wandb() -> tuple[str, str]:
+    """What it would do, and what is wrong with it; one of them is empty."""
     if find_spec("wandb") is None:
-        return "is not installed"
-    mode = os.environ.get("WANDB_MODE")
-    if mode:
-        return f"is {mode} by WANDB_MODE"
+        return "is not installed", ""
     try:
         mode = wandb_mode(os.environ)
     except Exception as error:  # whatever its settings files hold
-        return f"cannot be imported or set up ({type(error).__name__})"
-    return "is logged in and online" if mode in ("online", "run", "shared") else "is offline (wandb login changes that)"
+        return "", f"cannot be set up ({' '.join(f'{type(error).__name__}: {error}'.split())[:120]})"
+    if os.environ.get("WANDB_MODE"):
+        return f"is {os.environ['WANDB_MODE']} by WANDB_MODE", ""
+    return ("is logged in and online" if mode in ("online", "run", "shared") else "is offline (wandb login changes that)"), ""

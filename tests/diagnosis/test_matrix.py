@@ -43,6 +43,8 @@ def examined(machine: Machine, capsys: pytest.CaptureFixture[str], **asked) -> t
     code = run_command(lambda argv: diagnose(DoctorArguments(json=True, **asked), machine), [])
     told = json.loads(capsys.readouterr().out)
     assert told["works"] == (code == 0)
+    # Whoever is told what to do is told where to read on.
+    assert [finding for finding in told["findings"] if finding["remedy"] and not finding["see"]] == []
     return code, [finding for finding in told["findings"] if finding["level"] != "ok"]
 
 
@@ -137,7 +139,7 @@ FAULTS = {
     "no kernels": ("failure", "RTX 3090 is sm_86", "build of PyTorch for this card", "invalid-device-function"),
     "no passthrough": ("note", "virtual machine without a GPU", "pass it through", "no-gpu"),
     "no passthrough, ROCm": ("warning", "virtual machine without a GPU", "pass it through", "no-gpu"),
-    "hidden": ("note", "kept from PyTorch by CUDA_VISIBLE_DEVICES=''", "Unset CUDA_VISIBLE_DEVICES", ""),
+    "hidden": ("note", "kept from PyTorch by CUDA_VISIBLE_DEVICES=''", "Unset CUDA_VISIBLE_DEVICES", "no-gpu"),
     "full disk": ("failure", "No space left on device", "Free some space", "disk-full"),
     "nearly full disk": ("failure", "too little for a run", "Free some space", "disk-full"),
     "little room": ("warning", "checkpoints of gpt2-124m take", "--save_total_limit", "disk-full"),
@@ -157,7 +159,7 @@ def test_the_planted_fault_is_found_and_nothing_else(fault: str, tmp_path, capsy
     assert (found["level"], code) == (level, 7 if level == "failure" else 0)
     assert words in found["text"]
     assert remedy in found["remedy"]
-    assert found["see"] == (f"docs/troubleshooting.md#{see}" if see else "")
+    assert found["see"] == f"docs/troubleshooting.md#{see}"
     assert found["checked_on"] == ("a real machine" if fault in REAL else "simulated machines only")
 
 
