@@ -53,9 +53,13 @@ def test_a_hang_is_a_finding_and_is_ended(tmp_path):
 
 
 def test_the_bound_is_each_part_s_own(tmp_path):
-    source = "import json, time\nfor part in ('numerics', 'speed'):\n    print(json.dumps({'begin': part}), flush=True)\n"
-    source += "    time.sleep(0.7)\n    print(json.dumps({'end': part}), flush=True)"
-    assert list(ask(healthy(tmp_path, child=python(source)), ["numerics", "speed"], print, dict.fromkeys(LIMITS, 1.3))) == []
+    source = f"{BEGIN}print(json.dumps({{'end': 'numerics'}}))\n{BEGIN.replace('numerics', 'speed')}time.sleep(600)"
+    start = time.monotonic()
+    [found] = ask(
+        healthy(tmp_path, child=python(source)), ["numerics", "speed"], lambda what: None, {"numerics": 60.0, "speed": 1}
+    )
+    assert time.monotonic() - start < 40
+    assert (found.subject, found.text) == ("speed", "softmax did not come to an end in 1 s, and was stopped.")
 
 
 def test_the_process_is_gone_when_nobody_listens_any_more(tmp_path):
