@@ -145,6 +145,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     """Kill the process and what it has started."""
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # where it had no group of its own
     process.wait()
     if process.stdout is not None:
         process.stdout.close()

@@ -61,7 +61,11 @@ _SAID: tuple[tuple[str, Entry, str], ...] = (
 )
 
 
-def explained(subject: str, said: str, remedy: str = "", see: Entry = "broken-installation") -> Finding:
+#: Where nothing better is known.
+_ANEW = "Install the libraries anew, in an environment of their own; report it if that does not help."
+
+
+def explained(subject: str, said: str, remedy: str = _ANEW, see: Entry = "broken-installation") -> Finding:
     """A failure that a library told of, with the remedy for what it said, where that is known.
 
     Args:

@@ -25,6 +25,8 @@ ALLOWED = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 4e-2}
 _ALLOWED_ADAMW = 1e-3
 #: Sizes that are no multiple of a tile.
 _ROWS, _WIDTH, _INNER = 193, 257, 385
+#: Of a product that other kernels do, such as a model's.
+_LARGE = (1025, 768, 1030)
 _BATCH, _HEADS, _LENGTH, _HEAD = 2, 3, 67, 64
 
 
@@ -92,8 +94,8 @@ def compare_operations(
         yield compared("AdamW", result, right, _ALLOWED_ADAMW)
 
 
-def _matmul(rounded: Any) -> tuple[torch.Tensor, Array]:
-    (a, one), (b, other) = rounded(_ROWS, _INNER), rounded(_INNER, _WIDTH)
+def _matmul(rounded: Any, *sizes: int) -> tuple[torch.Tensor, Array]:
+    (a, one), (b, other) = rounded(*sizes[:2]), rounded(*sizes[1:])
     return a @ b, one @ other
 
 
@@ -138,7 +140,8 @@ def _attention(rounded: Any, padded: bool) -> tuple[torch.Tensor, Array]:
 
 
 _OPERATIONS: dict[str, Callable[[Any], tuple[Any, Array]]] = {
-    "matmul": _matmul,
+    "matmul": lambda rounded: _matmul(rounded, _ROWS, _INNER, _WIDTH),
+    "large matmul": lambda rounded: _matmul(rounded, *_LARGE),
     "softmax": _softmax,
     "layer norm": _layer_norm,
     "cross entropy": _cross_entropy,
