@@ -180,6 +180,12 @@ def test_the_override_is_for_rdna2_without_kernels_of_its_own(target, needed, tm
     assert (code, len(found)) == ((7, 1) if needed else (0, 0))
 
 
+@pytest.mark.parametrize("target", [100300, 100301, 100306])
+def test_the_right_override_on_an_rdna2_card_is_silent(target, tmp_path, capsys):
+    machine = with_amd(tmp_path, target=target, environment={"HSA_OVERRIDE_GFX_VERSION": "10.3.0"})
+    assert examined(machine, capsys) == (0, [])
+
+
 def test_kernels_for_the_very_card_need_no_override(tmp_path, capsys):
     facts = ROCM | {"architectures": ["gfx1030", "gfx1031"]}
     assert examined(with_amd(tmp_path, target=100301, child=child(facts)), capsys) == (0, [])
