@@ -16,6 +16,7 @@ from llmforge.cli import VERBS, usage
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
 from llmforge.configs.deadline import DeadlineArguments
+from llmforge.configs.doctor import DoctorArguments
 from llmforge.configs.evaluation import EvaluationArguments
 from llmforge.configs.export import ExportArguments
 from llmforge.configs.finetune import FinetuneArguments
@@ -48,6 +49,7 @@ CONFIGS = (
     FinetuneArguments,
     LoraArguments,
     PlanArguments,
+    DoctorArguments,
 )
 
 

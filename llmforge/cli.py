@@ -14,6 +14,7 @@ from llmforge.runtime.commands import run_command
 
 #: Verb → (module, what it does).
 VERBS: dict[str, tuple[str, str]] = {
+    "doctor": ("llmforge.doctor", "what this machine can do, and what is wrong with it"),
     "tokenizer": ("llmforge.tokenizer", "train a byte-level BPE, or see how one fits a corpus"),
     "prepare": ("llmforge.prepare", "corpus to split, tokenized, packed dataset"),
     "convert": ("llmforge.convert", "scenario text, questions or chats to the rows of a task"),

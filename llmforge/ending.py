@@ -83,7 +83,9 @@ def end_run(run: RunFolder, config: RunConfig, mirror: Mirror | None, error: Bas
 
 def _undelivered(names: Sequence[str], path: Path) -> StorageError:
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return StorageError(f"Not uploaded yet: {shown}.", f"llmforge checkpoints upload {path} --all does it, and so does --resume.")
+    return StorageError(
+        f"Not uploaded yet: {shown}.", f"llmforge checkpoints upload {path} --all does it, and so does --resume.", "bucket-access"
+    )
 
 
 def _by(error: BaseException) -> str:
@@ -156,4 +158,4 @@ def _out_of_memory(config: RunConfig) -> ConfigError:
     elif rows > 1:
         remedy = f"Give {rows // 2} and more --gradient_accumulation_steps, or add --activation_checkpointing."
         remedy = f"Leave --auto_batch out: {remedy[0].lower()}{remedy[1:]}" if chosen else remedy
-    return ConfigError(f"The device ran out of memory with --per_device_train_batch_size {rows}.", remedy)
+    return ConfigError(f"The device ran out of memory with --per_device_train_batch_size {rows}.", remedy, "out-of-memory")

@@ -6,6 +6,31 @@ remedy, in one line. ``assert`` and the built-in exceptions are for our own bugs
 
 from __future__ import annotations
 
+from typing import Literal
+
+#: The page of symptoms, each with what diagnoses it and what helps.
+TROUBLESHOOTING = "docs/troubleshooting.md"
+
+#: Its entries, by their anchors; empty for none.
+Entry = Literal[
+    "",
+    "no-gpu",
+    "out-of-memory",
+    "invalid-device-function",
+    "wrong-numbers",
+    "loss-flat",
+    "loss-nan",
+    "gpu-idle",
+    "slow-or-throttled",
+    "slow-disk",
+    "disk-full",
+    "overfitting",
+    "bucket-access",
+    "resume-refused",
+    "system-limits",
+    "broken-installation",
+]
+
 
 class LlmforgeError(Exception):
     """Base of all llmforge errors; `exit_code` is what ``llmforge VERB`` returns.
@@ -13,15 +38,20 @@ class LlmforgeError(Exception):
     Args:
         problem: What is wrong, with the value received.
         remedy: What to do about it, as a sentence; empty where nothing can be done.
+        see: Instead of the class's own `see`.
     """
 
     exit_code = 1
+    #: The entry of `TROUBLESHOOTING` that says more, by its anchor; empty where none does.
+    see: Entry = ""
     #: True where another process of the launch has already told of it.
     relayed = False
 
-    def __init__(self, problem: str, remedy: str = ""):
+    def __init__(self, problem: str, remedy: str = "", see: Entry | None = None):
         self.problem = " ".join(problem.split())
         self.remedy = " ".join(remedy.split())
+        if see is not None:
+            self.see = see
         super().__init__(f"{self.problem} {self.remedy}".strip())
 
 
@@ -47,12 +77,14 @@ class StorageError(LlmforgeError):
     """A file could not be written or read back: disk full, no permission."""
 
     exit_code = 5
+    see: Entry = "disk-full"
 
 
 class TrainingDiverged(LlmforgeError):
     """The loss or the gradient became NaN or infinite; nothing of that step was applied."""
 
     exit_code = 6
+    see: Entry = "loss-nan"
 
 
 class CheckFailed(LlmforgeError):

@@ -76,7 +76,9 @@ def refuse_drift(where: str, found: Mapping[str, tuple[Any, Any]], accepted: Col
     if refused:
         told = "; ".join(_sentence(name, then, now) for name, (then, now) in (never or refused).items())
         remedy = f"Give the same, or --accept_changes {','.join(refused)} to go on all the same."
-        raise ConfigError(f"{where} {told}.", next((f"Give --{name} {then}." for name, (then, _) in never.items()), remedy))
+        raise ConfigError(
+            f"{where} {told}.", next((f"Give --{name} {then}." for name, (then, _) in never.items()), remedy), "resume-refused"
+        )
 
 
 def _sentence(name: str, then: Any, now: Any) -> str:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from llmforge.errors import LlmforgeError, StorageError
+from llmforge.errors import Entry, LlmforgeError, StorageError
 from llmforge.storage.files import is_disk_full
 
 Kind = Literal["missing", "denied", "credentials", "unreachable", "corrupt", "refused"]
@@ -39,6 +39,8 @@ class RemoteError(StorageError):
             accepted; ``unreachable``: no answer, or one that says to try later; ``corrupt``: other bytes than were sent;
             ``refused``: a name that could mean something outside of the folder.
     """
+
+    see: Entry = "bucket-access"
 
     def __init__(self, problem: str, remedy: str = "", kind: Kind = "unreachable"):
         super().__init__(problem, remedy)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmforge.checkpoints.manifest import METADATA, checkpoint_step, is_committed, verify
-from llmforge.errors import CheckpointError, LlmforgeError
+from llmforge.errors import CheckpointError, Entry, LlmforgeError
 from llmforge.runtime.logs import logger
 
 #: Without any of these a resumed run would silently go on with fresh state; ``--allow_fresh_optimizer`` wants that.
@@ -18,6 +18,8 @@ _RNG, _SCALER = "rng_state.pth", "scaler.pt"
 
 #: What `find_checkpoint` has just read and found sound; the training that begins with it needs not read it again.
 _sound: set[Path] = set()
+#: Of the page of symptoms.
+_SEE: Entry = "resume-refused"
 
 
 def missing_file(checkpoint: Path, fresh_optimizer: bool = False, scaler: bool = False) -> str | None:
@@ -61,12 +63,14 @@ def find_checkpoint(
     if which != "newest":
         named = next((path for path in (run_folder / which, Path(which)) if path.is_dir()), None)
         if named is None:
-            raise CheckpointError(f"--resume {which}: no such checkpoint in {run_folder}.", "Give --resume alone for the newest.")
+            remedy = "Give --resume alone for the newest."
+            raise CheckpointError(f"--resume {which}: no such checkpoint in {run_folder}.", remedy, _SEE)
         problem = _problem(named, deep, fresh_optimizer, scaler, committed=False)
         if problem:
             raise CheckpointError(
                 f"--resume {which}: {named} cannot be used: {problem}.",
                 _remedy(problem, "--resume alone finds the newest sound one."),
+                _SEE,
             )
         return named
     found = sorted(
@@ -82,6 +86,7 @@ def find_checkpoint(
         raise CheckpointError(
             f"None of the {len(found)} checkpoints in {run_folder} can be used; the oldest: {problem}.",
             _remedy(problem, "Start a new run."),
+            _SEE,
         )
     return None
 
@@ -153,4 +158,5 @@ def loading(checkpoint: str | None) -> Iterator[None]:
         raise CheckpointError(
             f"{checkpoint} cannot be loaded: {reason}.",
             "Choose another checkpoint, or resume with the model and optimizer it is of.",
+            _SEE,
         ) from error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llmforge.errors import EXIT_PREEMPTED, ConfigError, LlmforgeError
+from llmforge.errors import EXIT_PREEMPTED, TROUBLESHOOTING, ConfigError, LlmforgeError
 from llmforge.runtime.clock import one_command
 from llmforge.runtime.launch import on_first_machine, rank, rank_zero_first
 from llmforge.runtime.logs import printable
@@ -50,7 +50,8 @@ def _refuse_busy_folder(argv: Sequence[str]) -> None:
         folder = read_yaml(Path(given.config)).get("output_dir")
     if folder is None and given.resume and Path(given.resume).is_dir():
         folder = Path(given.resume).resolve().parent
-    if folder is not None and not given.only_tells:
+    looks_on = argv[:1] == ["doctor"] or Path(sys.argv[0]).stem == "doctor"  # at the disk, whatever is written there
+    if folder is not None and not given.only_tells and not looks_on:
         # Asked once for all processes, on the first machine: it may hold the folder already when another one asks.
         rank_zero_first()(lambda: refuse_running(str(folder)) if on_first_machine() else None)
 
@@ -76,7 +77,8 @@ def run_command(main: Callable[[Sequence[str] | None], Any], argv: Sequence[str]
             raise
         if not error.relayed:
             who = f" (process {rank()})" if rank() else ""
-            print(f"{'interrupted' if stopped else 'error'}{who}: {printable(str(error))}", file=sys.stderr)
+            where = f" ({TROUBLESHOOTING}#{error.see})" if error.see else ""
+            print(f"{'interrupted' if stopped else 'error'}{who}: {printable(str(error))}{where}", file=sys.stderr)
         return _leave(error.exit_code)
     except KeyboardInterrupt as error:
         if debug and not error.args:  # by Ctrl-C, where no signal handler is

@@ -29,7 +29,6 @@ _ROCM_WITHOUT_BF16 = ("gfx803", "gfx900", "gfx906", "gfx1010", "gfx1011", "gfx10
 #: x86 instructions that multiply bfloat16; without them a CPU emulates it some 150 times slower.
 _CPU_BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 
-
 #: Dense peaks of matrix multiplication in 1e12 operations a second, by a part of the device's
 #: name: half precision with fp32 sums, and fp32 without tensor cores. Longer names first.
 #: Source: the makers' data sheets and architecture papers (NVIDIA's GeForce papers give the
@@ -56,7 +55,6 @@ _PEAKS = (
     ("RX 6800 XT", 41.5, 20.7),
     ("RX 6700 XT", 26.4, 13.2),
 )
-
 
 #: Memory of those in GiB, where all cards of the name have the same; `--device_memory` says it for the others.
 _MEMORY = {
@@ -108,8 +106,8 @@ def format_bytes(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def probe_device(use_cpu: bool = False) -> Device:
-    """The device that this process will train on; with `use_cpu` that is the CPU, whatever else there is."""
+def probe_device(use_cpu: bool = False, number: int | None = None) -> Device:
+    """The device that this process will train on, or the GPU `number`; with `use_cpu` the CPU, whatever else there is."""
     import torch
 
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() and not use_cpu else None
@@ -117,7 +115,8 @@ def probe_device(use_cpu: bool = False) -> Device:
         return Device("cpu", _cpu_name(), _machine_memory(), "bf16" if _cpu_has_bf16() else None)
     if accelerator.type != "cuda":
         return Device(accelerator.type, platform.processor() or accelerator.type, _machine_memory(), "fp16")
-    properties = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    number = int(os.environ.get("LOCAL_RANK", 0)) if number is None else number
+    properties = torch.cuda.get_device_properties(number % torch.cuda.device_count())
     if torch.version.hip:
         architecture = properties.gcnArchName.split(":")[0]
         half = "fp16" if architecture.startswith(_ROCM_WITHOUT_BF16) else "bf16"
@@ -190,10 +189,14 @@ def peak_flops(precision: str, name: str | None = None, use_cpu: bool = False) -
         if device.kind not in ("cuda", "rocm") or (precision == "bf16" and device.half != "bf16"):
             return None
         name = device.name
-    for part, half, full in _PEAKS:
-        if re.search(rf"\b{re.escape(part)}\b(?! (Ti|SUPER|Laptop|D|NVL)\b)", name) and "MIG" not in name:
-            return (full if precision == "fp32" else half) * 1e12
-    return None
+    peaks = {part: (half, full) for part, half, full in _PEAKS}.get(table_name(name) or "")
+    return peaks[precision == "fp32"] * 1e12 if peaks else None
+
+
+def table_name(name: str) -> str | None:
+    """What the device called `name` is called in the device table; None where it is not in it, or is a part of a card."""
+    parts = (part for part, _, _ in _PEAKS if re.search(rf"\b{re.escape(part)}\b(?! (Ti|SUPER|Laptop|D|NVL)\b)", name))
+    return None if "MIG" in name else next(parts, None)
 
 
 def known_device(name: str, memory: int | None = None) -> Device:

@@ -85,7 +85,7 @@ def stay_offline_without_login(report_to: Iterable[str]) -> None:
 
     Sets ``WANDB_MODE`` for the process, and says so once.
     """
-    if "wandb" in report_to and rank() == 0 and not os.environ.get("WANDB_MODE") and _configured_mode(os.environ) == "offline":
+    if "wandb" in report_to and rank() == 0 and not os.environ.get("WANDB_MODE") and wandb_mode(os.environ) == "offline":
         os.environ["WANDB_MODE"] = "offline"
         logger.info("W&B stays offline (`wandb login` changes that); to send the run later: wandb sync wandb/offline-run-*")
 
@@ -105,7 +105,7 @@ def _wandb(run: RunFolder) -> dict[str, str]:
     if wandb is not None and wandb.run is None:
         wandb.teardown()  # a session begun before, in a notebook say, would ignore the variables
     run.write_record(**{WANDB_RUN: (os.environ | values)["WANDB_RUN_ID"]})
-    mode = os.environ.get("WANDB_MODE") or _configured_mode(os.environ | values)
+    mode = os.environ.get("WANDB_MODE") or wandb_mode(os.environ | values)
     if mode in ("offline", "dryrun"):
         values["WANDB_MODE"] = "offline"
         folder = Path((os.environ | values)["WANDB_DIR"]) / "wandb"
@@ -113,7 +113,7 @@ def _wandb(run: RunFolder) -> dict[str, str]:
     return values
 
 
-def _configured_mode(environment: Mapping[str, str]) -> str:
+def wandb_mode(environment: Mapping[str, str]) -> str:
     """What wandb would do by its settings files; offline where it would have to ask for a login.
 
     wandb itself asks on the terminal, or fails where there is none. Nothing here goes over the

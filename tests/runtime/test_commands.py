@@ -39,7 +39,9 @@ def test_finished_is_zero_whatever_is_returned(capsys: pytest.CaptureFixture[str
 )
 def test_error_is_one_line_and_a_code(capsys: pytest.CaptureFixture[str], error: errors.LlmforgeError, code: int):
     assert run_command(failing(error), []) == code
-    assert capsys.readouterr() == ("", f"error: {error}\n")
+    where = f" (docs/troubleshooting.md#{error.see})" if error.see else ""
+    assert bool(where) == (code in (5, 6))
+    assert capsys.readouterr() == ("", f"error: {error}{where}\n")
 
 
 def test_interrupted_is_preempted(capsys: pytest.CaptureFixture[str]):

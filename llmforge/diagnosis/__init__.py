@@ -1,0 +1,1 @@
+"""What `llmforge doctor` looks at, a subject a module."""
