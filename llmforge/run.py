@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmforge import mirroring
 from llmforge.checkpoints.drift import differences, refuse_drift, training_settings
 from llmforge.checkpoints.resume import find_checkpoint
+from llmforge.configs.defaults import defaults_of_changed, settings_of
 from llmforge.configs.run import RunConfig
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.data.prepared import PreparedDataset
@@ -93,7 +93,10 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         announce(config, data)
         run.write_record(
             name=path.name,
-            config=_plain(config),
+            config=settings_of(config),
+            defaults=defaults_of_changed(config),
+            steps=plan_steps(training, data.card["splits"]["train"]["rows"])[1],
+            device=str(probe_device(training.use_cpu)),
             data={"path": str(data.path), "fingerprint": data.fingerprint, "splits": data.card["splits"]},
             tokenizer=data.card["tokenizer"],
             processes=world_size(),
@@ -134,12 +137,6 @@ def _find(path: Path, config: RunConfig) -> str | None:
     return str(found) if found else None
 
 
-def _plain(config: RunConfig) -> dict[str, Any]:
-    names = ("model", "finetune", "lora", "tokenizer", "data", "generation", "run", "checkpoint", "remote")
-    parts = {name: asdict(getattr(config, name)) for name in names if hasattr(config, name)}
-    return {**parts, "training": config.training.to_dict()}
-
-
 def _refuse_drift(run: RunFolder, config: RunConfig, data: PreparedDataset) -> None:
     """What differs from the interrupted run must have been named to be accepted."""
     if run.checkpoint is None:
@@ -148,7 +145,7 @@ def _refuse_drift(run: RunFolder, config: RunConfig, data: PreparedDataset) -> N
     known = next((place / RUN_RECORD for place in (run.checkpoint.parent, run.path) if (place / RUN_RECORD).exists()), None)
     if known is None:
         return
-    record, args, settings = read_json(known), config.training, _plain(config)
+    record, args, settings = read_json(known), config.training, settings_of(config)
     before = record["config"]["training"]
     found: dict[str, tuple[Any, Any]] = {}
     if record["data"]["fingerprint"] != data.fingerprint:

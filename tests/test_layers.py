@@ -40,7 +40,7 @@ ORDER: list[set[str]] = [
         "data generation model tokenizer training checkpoint remote lora export plan",
         "evaluation",
         "run",
-        "finetune tuning",
+        "finetune tuning defaults",
     ),
     {"yaml_files"},
     {"parsing"},
@@ -117,6 +117,7 @@ ORDER: list[set[str]] = [
     *folder("sampling", "completions", "turns", "dialogue"),
     {"generate"},
     {"history"},
+    *folder("viewing", "text", "lines curves settings", "standing saved", "run"),
     {"report"},
     *folder("callbacks", *_FIRST_CALLBACKS),
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}

@@ -145,7 +145,20 @@ class Uploads:
 
 
 def read_uploads(run_dir: Path) -> Record | None:
-    """The record in a run's folder; None where there is none, or none that can be read."""
+    """The record in a run's folder; None where there is none, or none that can be read, which is warned of."""
+    try:
+        return parse_uploads(run_dir)
+    except DataError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def parse_uploads(run_dir: Path) -> Record | None:
+    """The record in a run's folder; None where there is none.
+
+    Raises:
+        DataError: It is damaged.
+    """
     path = run_dir / UPLOADS
     if not path.exists():
         return None
@@ -154,8 +167,7 @@ def read_uploads(run_dir: Path) -> Record | None:
         parts = {name: {key: Upload(**item) for key, item in value[name].items()} for name in ("checkpoints", "files")}
         return Record(str(value["remote"]), int(value["superseded"]), **parts)
     except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
-        logger.warning("%s is damaged and made anew: %s", path, error)
-        return None
+        raise DataError(f"{path} is damaged and made anew: {error}") from error
 
 
 def stamp_of(path: Path) -> list[int]:
