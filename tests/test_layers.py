@@ -117,7 +117,7 @@ ORDER: list[set[str]] = [
     *folder("sampling", "completions", "turns", "dialogue"),
     {"generate"},
     {"history"},
-    *folder("viewing", "text", "lines curves settings", "standing saved", "run"),
+    *folder("viewing", "text", "lines curves settings", "standing saved words", "run", "verdicts"),
     {"report"},
     *folder("callbacks", *_FIRST_CALLBACKS),
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}

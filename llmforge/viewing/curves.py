@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 #: Of a line, what places it rather than measures something.
 _PLACES = ("step", "time", "epoch", "tokens")
+#: More than that no run has; nor seconds since the epoch, nor tokens.
+_MOST_STEPS = 10**15
+_LARGEST = sys.float_info.max
 
 
 @dataclass
@@ -71,38 +75,68 @@ class Curves:
     def add(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Take in lines of ``metrics.jsonl``.
 
-        A line without a step or a value that is no number is left out. Where steps go back, as in a file that was not
+        A line without a step and a value that is no number are left out. Where steps go back, as in a file that was not
         trimmed when the run was taken up again, what was logged past them is forgotten; of one step the last value counts.
         """
+        names: tuple[str, ...] = ()
+        rows: list[tuple[Any, ...]] = []
+        last = -1
         for line in lines:
             step = line.get("step")
-            if isinstance(step, bool) or not isinstance(step, (int, float)) or not 0 <= step < 1e15:
+            if type(step) is not int or not 0 <= step < _MOST_STEPS:
                 continue
-            if self.step is not None and step < self.step:
-                for known in self.series.values():
-                    known._back_to(step)
-            self._place(line, int(step))
-            time = math.nan if self.time is None else self.time
-            tokens = math.nan if self.tokens is None else float(self.tokens)
-            for name, value in line.items():
-                if name in _PLACES or isinstance(value, bool) or not isinstance(value, (int, float)):
-                    continue
-                series = self.series.setdefault(name, Series())
-                if series.steps and series.steps[-1] == step:
-                    series._back_to(step)
-                try:
-                    series.values.append(value)
-                except OverflowError:  # a whole number of a thousand digits
-                    series.values.append(math.inf)
-                series.steps.append(step)
-                series.times.append(time)
-                series.tokens.append(tokens)
+            if step <= last or tuple(line) != names:
+                self._take(names, rows)
+                names, rows = tuple(line), []
+            rows.append(tuple(line.values()))
+            last = step
+        self._take(names, rows)
 
-    def _place(self, line: Mapping[str, Any], step: int) -> None:
-        self.step = step
-        for name in ("time", "epoch", "tokens"):
-            value = line.get(name)
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < 1e18:
-                setattr(self, name, int(value) if name == "tokens" else float(value))
+    def _take(self, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+        """Add lines of the same names and rising steps: by column, for a long run has a hundred thousand of them."""
+        if not rows:
+            return
+        columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+        steps = array("d", columns["step"])
+        if self.step is not None and steps[0] <= self.step:
+            for name, series in self.series.items():
+                series._back_to(steps[0] if name in columns else steps[0] + 1)
+        times, tokens = (self._placed(columns.get(name, ()), name, len(steps)) for name in ("time", "tokens"))
+        epochs = self._placed(columns.get("epoch", ()), "epoch", 1)
+        self.step, self.epoch = int(steps[-1]), _known(epochs)
+        self.time, self.tokens = _known(times), None if math.isnan(tokens[-1]) else int(tokens[-1])
         if self.first_time is None:
-            self.first_time = self.time
+            self.first_time = next((time for time in times if math.isfinite(time)), None)
+        for name, column in columns.items():
+            if name not in _PLACES:
+                self._extend(name, column, steps, times, tokens)
+
+    def _placed(self, column: Sequence[Any], name: str, count: int) -> array[float]:
+        """A column that places the lines; where they do not say, what the line before said."""
+        last = getattr(self, name)
+        last = math.nan if last is None else float(last)
+        if not column:
+            return array("d", [last]) * count
+        found = array("d")
+        for value in column:
+            if isinstance(value, (int, float)) and abs(value) < _MOST_STEPS:
+                last = float(value)
+            found.append(last)
+        return found
+
+    def _extend(self, name: str, column: Sequence[Any], steps: array[float], times: array[float], tokens: array[float]) -> None:
+        series = self.series.setdefault(name, Series())
+        try:
+            values = array("d", column)
+        except (TypeError, OverflowError):  # something that is no number, or a whole number of a thousand digits
+            kept = [place for place, value in enumerate(column) if isinstance(value, (int, float)) and abs(value) <= _LARGEST]
+            values = array("d", [column[place] for place in kept])
+            steps, times, tokens = (array("d", [item[place] for place in kept]) for item in (steps, times, tokens))
+        series.values.extend(values)
+        series.steps.extend(steps)
+        series.times.extend(times)
+        series.tokens.extend(tokens)
+
+
+def _known(column: array[float]) -> float | None:
+    return None if math.isnan(column[-1]) else column[-1]
