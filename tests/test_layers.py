@@ -37,7 +37,7 @@ ORDER: list[set[str]] = [
     *folder(
         "configs",
         "source units",
-        "data generation model tokenizer training checkpoint remote lora export plan",
+        "data generation model tokenizer training checkpoint remote lora export plan monitor",
         "evaluation",
         "run",
         "finetune tuning defaults",
@@ -119,6 +119,7 @@ ORDER: list[set[str]] = [
     {"history"},
     *folder("viewing", "text", "lines curves settings", "standing saved words", "run", "verdicts"),
     {"report"},
+    *folder("monitoring", "rows encoding terminal log", "brief", "curves", "parts tables", "screen", "live"),
     *folder("callbacks", *_FIRST_CALLBACKS),
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}
     - {"callbacks.__init__", *(f"callbacks.{name}" for name in _FIRST_CALLBACKS)},

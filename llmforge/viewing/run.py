@@ -149,7 +149,10 @@ class RunReader:
         best = best_evaluation(curves, config)
         running = stands.state == "running"
         heard = messages(self.path / LOG)
-        step, max_steps = curves.step or 0, _max_steps(record, config, self.path)
+        kept = saved(self.path, curves, best[1] if best else None, stands.process is not None, problems)
+        # A run that was stopped has saved more steps than it logged.
+        step = max([curves.step or 0, *(item.step for item in kept.checkpoints if item.here == "committed")])
+        max_steps = _max_steps(record, config, self.path)
         return RunView(
             path=self.path,
             name=one_line(self.path.resolve().name),
@@ -165,7 +168,7 @@ class RunReader:
             best=best,
             series={name: series for name, series in curves.series.items() if len(series)},
             samples=samples,
-            saved=saved(self.path, curves, best[1] if best else None, stands.process is not None, problems),
+            saved=kept,
             warnings=[item for item in heard if item.level not in ("INFO", "DEBUG")][-_WARNINGS:],
             config=config,
             changes=changes(config, defaults) if isinstance(defaults, dict) else None,

@@ -1,0 +1,85 @@
+"""The answers to the four questions in the few words that a row of a terminal has room for."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from llmforge.viewing.run import RunView
+from llmforge.viewing.verdicts import Verdict
+from llmforge.viewing.words import count, duration, number, short
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """A measured figure in few characters: ``3.19``, ``12,345``, ``1.2 M``, ``2.8e-4``."""
+    return short(value) if math.isfinite(value) and abs(value) >= 1e5 else number(value, digits)
+
+
+def clock(at: float, now: float) -> str:
+    """A moment in this machine's time: ``14:05``, on another day ``Sun 14:05``, in another week ``7 Dec 14:05``."""
+    try:
+        then, today = time.localtime(at), time.localtime(now)
+    except (OverflowError, ValueError, OSError):
+        return "—"
+    of_day = time.strftime("%H:%M", then)
+    if then[:3] == today[:3]:
+        return of_day
+    day = time.strftime("%a", then) if abs(at - now) < 6 * 86400 else f"{then.tm_mday} {time.strftime('%b', then)}"
+    return f"{day} {of_day}"
+
+
+def brief(view: RunView, verdicts: list[Verdict], now: float) -> list[tuple[str, Verdict, str]]:
+    """Of each verdict a short question, the verdict and the figures behind it."""
+    learning, healthy, done, safe = verdicts
+    return [
+        ("learning?", learning, _learning(view) or learning.why),
+        ("healthy?", healthy, _healthy(view) if healthy.level == "good" else healthy.why),
+        ("done?", done, _done(view, now)),
+        ("work safe?", safe, _safe(view, now) or safe.why),
+    ]
+
+
+def _learning(view: RunView) -> str:
+    """The losses; nothing for a run that has none, or none any more."""
+    loss, validation = view.series.get("loss"), view.series.get("eval_loss")
+    if view.standing.state == "diverged" or (loss is not None and not math.isfinite(loss.values[-1])):
+        return ""
+    told = []
+    if loss is not None:
+        told.append(f"loss {figure(loss.values[-1])}")
+    lowest = validation.lowest() if validation is not None else None
+    if validation is not None and lowest is not None:
+        newest = figure(validation.values[-1])
+        where = ", the best yet" if lowest[0] == validation.steps[-1] else f", best {figure(lowest[1])} at {count(lowest[0])}"
+        told.append(f"validation {newest}{where if len(validation) > 1 else ''}")
+    return "; ".join(told)
+
+
+def _healthy(view: RunView) -> str:
+    norm = view.latest.get("grad_norm")
+    return "no warnings" + (f", gradient norm {figure(norm)}, speed steady" if norm is not None else "")
+
+
+def _done(view: RunView, now: float) -> str:
+    of = f"step {count(view.step)}" + (f" of {count(view.max_steps)}" if view.max_steps else "")
+    state = view.standing.state
+    if view.running:
+        return of if view.eta_seconds is None else f"at {clock(now + view.eta_seconds, now)}; {of}"
+    took = f" after {duration(view.seconds)}" if view.seconds is not None else ""
+    return f"{state} at {of}{took}" + ("" if state == "finished" else "; --resume goes on")
+
+
+def _safe(view: RunView, now: float) -> str:
+    """The newest checkpoint that is sound and what came after it; nothing where something is wrong with one."""
+    kept = [item for item in view.saved.checkpoints if item.here == "committed" or item.remote == "done"]
+    if not kept or view.saved.failed or any(item.here == "damaged" or item.remote == "failed" for item in view.saved.checkpoints):
+        return ""
+    newest = kept[-1]
+    age = f", {duration(now - newest.time)} ago" if newest.time is not None and view.running else ""
+    since = f", {count(view.step - newest.step)} steps since" if view.step > newest.step else ""
+    waiting = [item for item in view.saved.undelivered if item.startswith("checkpoint-") or not view.running]
+    store = "" if view.saved.remote is None else f"; {waiting[0]} not sent yet" if waiting else "; in the store"
+    which = view.record.get("final")
+    which = which.get("which") if isinstance(which, dict) else None
+    final = f"; final/ is the {which} model" if which in ("best", "last") else ""
+    return f"{newest.name}{age}{since}{store}{final}"

@@ -1,0 +1,233 @@
+"""Curves in a terminal: lines of braille dots, with axes, in whatever room there is.
+
+Without colours the validation is still told from the training, by its marks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from plotille import Canvas
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
+from rich.style import Style
+
+from llmforge.monitoring.brief import figure
+from llmforge.viewing.words import count
+
+Points = list[tuple[float, float]]
+
+#: The first part of a run is steeper than all that follows: so much of it may run out of the picture at the top …
+_HEAD = 0.05
+#: … once there are so many points, and the rest of it fills less than this part of the height.
+_HEAD_FROM, _HEAD_ROOM = 40, 0.6
+#: A logarithmic axis where the largest value is more than so many times the smallest.
+_WIDE = 20
+_MARK = "o"
+#: Columns from one mark to the next, at least: closer ones would hide the line below them.
+_MARK_SPACE = 3
+#: Braille without a dot, which some fonts draw.
+_BLANK = "\u2800"
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is drawn of one quantity.
+
+    Attributes:
+        points: Steps and values, by step; values that are not finite leave a gap.
+        style: Its colour, as rich names it.
+        marks: Each value is a mark of its own, as for evaluations, which are few; otherwise a line, whose every column is
+            the mean of what falls into it.
+        label: For the legend; empty for none.
+    """
+
+    points: Sequence[tuple[float, float]]
+    style: str
+    marks: bool = False
+    label: str = ""
+
+
+class Curves:
+    """A picture of lines over steps, as wide and as high as where it is put.
+
+    Args:
+        lines: The last is drawn on top.
+        last_step: Where the axis ends; by default at the last point.
+        logarithmic: Whether the values span so much that only a logarithmic axis shows them; by itself where None.
+        form: How a value is written at the axis.
+        floor: Where the axis begins, where noise is not to look like more than it is.
+        height: Rows, where the place has no height of its own.
+        empty: What is said where there is no point.
+    """
+
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        last_step: float | None = None,
+        logarithmic: bool | None = False,
+        form: Callable[[float], str] = figure,
+        floor: float | None = None,
+        height: int = 12,
+        empty: str = "nothing logged yet",
+    ):
+        self.lines = [Line(_finite(line.points), line.style, line.marks, line.label) for line in lines]
+        self.last_step = last_step
+        self.logarithmic = logarithmic
+        self.form = form
+        self.floor = floor
+        self.height = height
+        self.empty = empty
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width, height = options.max_width, options.height or self.height
+        points = [point for line in self.lines for point in line.points]
+        if width < 16 or height < 3 or not points:
+            yield from _words(self.empty if not points else "", width, height)
+            return
+        values = _range([list(line.points) for line in self.lines if not line.marks] or [points], points)
+        if self.floor is not None:
+            values = min(values[0], self.floor), values[1]
+        wide = self.logarithmic
+        if wide is None:
+            wide = values[0] > 0 and values[1] > _WIDE * values[0]
+        wide = bool(wide) and values[0] > 0
+        scale: Callable[[float], float] = math.log if wide else float
+        low, high = _roomy(scale(values[0]), scale(values[1]))
+        rows = height - 1
+        first, last = min(x for x, _ in points), max(self.last_step or 0, *(x for x, _ in points))
+        ticks = {row: self.form(_value(low, high, row, rows, wide)) for row in _tick_rows(rows)}
+        margin = max(cell_len(text) for text in ticks.values())
+        box = _Box(width - margin - 2, rows, first, last if last > first else first + 1, low, high)
+        cells = box.drawn(self.lines, scale)
+        dim = Style(dim=True)
+        for row in range(rows):
+            text = ticks.get(row, "")
+            yield Segment(f"{text:>{margin}} {'┤' if row in ticks else '│'}", dim)
+            yield from cells[row]
+            yield Segment.line()
+        yield Segment(" " * (margin + 2) + _steps(first, last, width - margin - 2), dim)
+        yield Segment.line()
+
+
+def _words(text: str, width: int, height: int) -> Iterator[Segment]:
+    for row in range(height):
+        yield Segment(f"{text[:width]:^{width}}" if row == height // 2 else " " * width, Style(dim=True))
+        yield Segment.line()
+
+
+def _finite(points: Sequence[tuple[float, float]]) -> Points:
+    return [(step, value) for step, value in points if math.isfinite(value)]
+
+
+def _range(trained: Sequence[Points], points: Points) -> tuple[float, float]:
+    """Lowest and highest value to show: all of them, but for a steep start of a long line, which leaves at the top."""
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    first, last = min(x for x, _ in points), max(x for x, _ in points)
+    later = [y for x, y in points if x > first + _HEAD * (last - first)]
+    if max(map(len, trained)) >= _HEAD_FROM and later and max(later) - min(later) < _HEAD_ROOM * (high - low):
+        return min(later), max(later)
+    return low, high
+
+
+def _roomy(low: float, high: float) -> tuple[float, float]:
+    """The limits with a little air; of a constant, some around it."""
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):
+        room = abs(low) * 0.1 or 1.0
+        return low - room, high + room
+    return low - 0.02 * (high - low), high + 0.04 * (high - low)
+
+
+def _tick_rows(rows: int) -> list[int]:
+    """Rows with a value at the axis: top, bottom, and between them about every third."""
+    between = max((rows - 1) // 3, 1)
+    return sorted({round(number * (rows - 1) / between) for number in range(between + 1)})
+
+
+def _value(low: float, high: float, row: int, rows: int, wide: bool) -> float:
+    """The value in the middle of a row."""
+    level = high - (row + 0.5) * (high - low) / rows
+    return math.exp(level) if wide else level
+
+
+def _steps(first: float, last: float, width: int) -> str:
+    """The axis of steps: first, middle and last."""
+    left, middle, right = count(first), count(round((first + last) / 2)), count(last)
+    room = width - len(left) - len(right)
+    if room < 1:
+        return right.rjust(width)[:width]
+    if room < len(middle) + 4:
+        return left + " " * room + right
+    begin = (width - len(middle)) // 2 - len(left)
+    begin = max(min(begin, room - len(middle) - 1), 1)
+    return left + " " * begin + middle + " " * (room - begin - len(middle)) + right
+
+
+@dataclass(frozen=True)
+class _Box:
+    """The plane that is drawn in: its size in characters, and the steps and (scaled) values at its borders."""
+
+    width: int
+    height: int
+    first: float
+    last: float
+    low: float
+    high: float
+
+    def drawn(self, lines: Sequence[Line], scale: Callable[[float], float]) -> list[list[Segment]]:
+        """Each row as styled characters."""
+        grid = [[(" ", "")] * self.width for _ in range(self.height)]
+        for line in lines:
+            points = [(x, scale(y)) for x, y in line.points if scale is float or y > 0]
+            if line.marks:
+                before = self.width + _MARK_SPACE  # from the newest backwards, which is always there
+                for x, y in reversed(points):
+                    column, row = self._cell(x, y)
+                    if 0 <= row < self.height and before - column >= _MARK_SPACE:
+                        grid[row][column], before = (_MARK, line.style), column
+                continue
+            for row, text in enumerate(self._line(points)):
+                for column, character in enumerate(text):
+                    if character not in (" ", _BLANK):
+                        grid[row][column] = (character, line.style)
+        return [[Segment(character, Style.parse(style)) for character, style in row] for row in grid]
+
+    def _cell(self, x: float, y: float) -> tuple[int, int]:
+        column = int((x - self.first) / (self.last - self.first) * (self.width - 1) + 0.5)
+        return column, int((self.high - y) / (self.high - self.low) * self.height)
+
+    def _line(self, points: Points) -> list[str]:
+        """A line in braille, a text a row."""
+        canvas = Canvas(self.width, self.height, self.first, self.low, self.last, self.high)
+        # The canvas leaves its right border out, which is where the newest value is.
+        dot = (self.last - self.first) / (2 * self.width)
+        before: tuple[float, float] | None = None
+        for x, y in _by_column(points, self.first, dot, 2 * self.width - 1):
+            here = (self.first + x * dot, y)
+            if before is None:
+                canvas.point(*here)
+            else:
+                canvas.line(*self._clipped(before), *self._clipped(here))
+            before = here
+        return canvas.plot("\n").split("\n")
+
+    def _clipped(self, point: tuple[float, float]) -> tuple[float, float]:
+        """A point far outside would be walked to dot by dot."""
+        room = self.high - self.low
+        return point[0], min(max(point[1], self.low - room), self.high + room)
+
+
+def _by_column(points: Points, first: float, dot: float, last_column: int) -> Iterator[tuple[int, float]]:
+    """The mean of the values in each column of dots."""
+    column, total, number = -1, 0.0, 0
+    for x, y in points:
+        place = min(int((x - first) / dot), last_column)
+        if place != column and number:
+            yield column, total / number
+            total, number = 0.0, 0
+        column, total, number = place, total + y, number + 1
+    if number:
+        yield column, total / number
