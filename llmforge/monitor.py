@@ -22,6 +22,7 @@ from llmforge.runtime.commands import CommandParser, run_command
 from llmforge.runtime.signals import stop_signals
 from llmforge.storage.files import is_url, local_path
 from llmforge.viewing.run import LOG, RunReader, RunView
+from llmforge.viewing.standing import Standing
 
 #: Lines of run.log that `--logs_only` begins with.
 _LINES = 40
@@ -107,7 +108,6 @@ def _print(view: RunView, console: object) -> None:
 def _follow(reader: RunReader, args: MonitorArguments) -> None:
     """The log, till the reader leaves or, with `--exit_at_end`, the run ends."""
     from llmforge.monitoring.log import Log
-    from llmforge.viewing.standing import Standing
 
     log, told = Log(reader.path / LOG, _LINES), None
     while True:
@@ -120,12 +120,20 @@ def _follow(reader: RunReader, args: MonitorArguments) -> None:
         if ended and stands != told:
             for line in log.rest():
                 print(line)
-            print(f"-- the run {stands.state}: {stands.reason}" if stands else "-- the folder is gone")
+            print(_end(stands))
         told = stands
         sys.stdout.flush()
         if args.once or (ended and args.exit_at_end):
             return
         time.sleep(args.refresh)
+
+
+def _end(stands: Standing | None) -> str:
+    if stands is None:
+        return "-- the folder is gone"
+    if stands.state == "unknown":
+        return f"-- {stands.reason}"
+    return f"-- the run has ended: {stands.state}" + (f" ({stands.reason})" if stands.reason not in ("", stands.state) else "")
 
 
 def _line(view: RunView) -> str:

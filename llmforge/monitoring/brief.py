@@ -60,11 +60,21 @@ def _healthy(view: RunView) -> str:
     return "no warnings" + (f", gradient norm {figure(norm)}, speed steady" if norm is not None else "")
 
 
+def left(view: RunView, now: float) -> str:
+    """How long it will still take, and when that is; nothing for a run that does not go on."""
+    if view.eta_seconds is None:
+        return ""
+    if view.eta_seconds <= 0 and view.step < (view.max_steps or 0):
+        return "late"  # silent for longer than it wanted to take, or a clock is wrong
+    return f"{duration(view.eta_seconds)} left, {clock(now + view.eta_seconds, now)}"
+
+
 def _done(view: RunView, now: float) -> str:
     of = f"step {count(view.step)}" + (f" of {count(view.max_steps)}" if view.max_steps else "")
     state = view.standing.state
     if view.running:
-        return of if view.eta_seconds is None else f"at {clock(now + view.eta_seconds, now)}; {of}"
+        when = left(view, now).rpartition(", ")[2]
+        return f"{when and when + '; '}{of}"
     took = f" after {duration(view.seconds)}" if view.seconds is not None else ""
     return f"{state} at {of}{took}" + ("" if state == "finished" else "; --resume goes on")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 from plotille import Canvas
 from rich.cells import cell_len
@@ -193,7 +195,11 @@ class _Box:
                 for column, character in enumerate(text):
                     if character not in (" ", _BLANK):
                         grid[row][column] = (character, line.style)
-        return [[Segment(character, Style.parse(style)) for character, style in row] for row in grid]
+        # One escape for characters of one colour side by side: over a slow line each redrawing counts.
+        return [
+            [Segment("".join(item[0] for item in part), Style.parse(style)) for style, part in groupby(row, key=itemgetter(1))]
+            for row in grid
+        ]
 
     def _cell(self, x: float, y: float) -> tuple[int, int]:
         column = int((x - self.first) / (self.last - self.first) * (self.width - 1) + 0.5)

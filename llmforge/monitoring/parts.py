@@ -11,7 +11,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from llmforge.monitoring.brief import clock
+from llmforge.monitoring.brief import left
 from llmforge.monitoring.curves import Curves, Line
 from llmforge.monitoring.rows import COLOURS, one_row
 from llmforge.viewing.curves import Series
@@ -59,10 +59,7 @@ def progress(view: RunView, now: float) -> RenderableType:
     done = Style.parse("green" if view.running or fraction == 1 else "dark_orange")
     # Without a known end it is an empty one.
     bar = ProgressBar(1.0, fraction or 0.0, complete_style=done, finished_style=done, style="grey37")
-    left = ""
-    if view.running and view.eta_seconds is not None:
-        left = f"{duration(view.eta_seconds)} left, {clock(now + view.eta_seconds, now)}"
-    table.add_row(of, bar, "" if fraction is None else f"{fraction:.1%}", left)
+    table.add_row(of, bar, "" if fraction is None else f"{fraction:.1%}", left(view, now))
     return table
 
 
