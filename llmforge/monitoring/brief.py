@@ -12,6 +12,8 @@ from llmforge.viewing.words import count, duration, number, short
 
 def figure(value: float, digits: int = 3) -> str:
     """A measured figure in few characters: ``3.19``, ``12,345``, ``1.2 M``, ``2.8e-4``."""
+    if math.isfinite(value) and abs(value) >= 1e15:
+        return f"{value:.1e}".replace("e+", "e")
     return short(value) if math.isfinite(value) and abs(value) >= 1e5 else number(value, digits)
 
 
@@ -32,7 +34,7 @@ def brief(view: RunView, verdicts: list[Verdict], now: float) -> list[tuple[str,
     """Of each verdict a short question, the verdict and the figures behind it."""
     learning, healthy, done, safe = verdicts
     return [
-        ("learning?", learning, _learning(view) or learning.why),
+        ("learning?", learning, _learning(view) or view.standing.reason or learning.why),
         ("healthy?", healthy, _healthy(view) if healthy.level == "good" else healthy.why),
         ("done?", done, _done(view, now)),
         ("work safe?", safe, _safe(view, now) or safe.why),
@@ -56,8 +58,13 @@ def _learning(view: RunView) -> str:
 
 
 def _healthy(view: RunView) -> str:
-    norm = view.latest.get("grad_norm")
-    return "no warnings" + (f", gradient norm {figure(norm)}, speed steady" if norm is not None else "")
+    norm, speed = view.latest.get("grad_norm"), view.latest.get("tokens_per_second")
+    told = ["no warnings"]
+    if norm is not None:
+        told.append(f"gradient norm {figure(norm)}")
+    if speed is not None:
+        told.append(f"{figure(speed)} tokens/s")
+    return ", ".join(told)
 
 
 def left(view: RunView, now: float) -> str:
@@ -75,21 +82,28 @@ def _done(view: RunView, now: float) -> str:
     if view.running:
         when = left(view, now).rpartition(", ")[2]
         return f"{when and when + '; '}{of}"
-    took = f" after {duration(view.seconds)}" if view.seconds is not None else ""
-    return f"{state} at {of}{took}" + ("" if state == "finished" else "; --resume goes on")
+    if state != "finished":
+        return f"{state} at {of}; --resume goes on"
+    return f"{of}, after {duration(view.seconds)}" if view.seconds is not None else of
 
 
 def _safe(view: RunView, now: float) -> str:
-    """The newest checkpoint that is sound and what came after it; nothing where something is wrong with one."""
-    kept = [item for item in view.saved.checkpoints if item.here == "committed" or item.remote == "done"]
-    if not kept or view.saved.failed or any(item.here == "damaged" or item.remote == "failed" for item in view.saved.checkpoints):
+    """What is wrong, the newest checkpoint that is sound, and what came after it; nothing where there is none."""
+    saved = view.saved
+    kept = [item for item in saved.checkpoints if item.here == "committed" or item.remote == "done"]
+    if not kept:
         return ""
     newest = kept[-1]
+    told = [f"{item.name} is damaged" for item in saved.checkpoints[::-1] if item.here == "damaged"][:1]
+    failed = [item.problem for item in saved.checkpoints[::-1] if item.remote == "failed"] + list(saved.failed.values())
+    told += [f"uploads fail: {problem}" for problem in failed[:1]]
     age = f", {duration(now - newest.time)} ago" if newest.time is not None and view.running else ""
     since = f", {count(view.step - newest.step)} steps since" if view.step > newest.step else ""
-    waiting = [item for item in view.saved.undelivered if item.startswith("checkpoint-") or not view.running]
-    store = "" if view.saved.remote is None else f"; {waiting[0]} not sent yet" if waiting else "; in the store"
-    which = view.record.get("final")
-    which = which.get("which") if isinstance(which, dict) else None
-    final = f"; final/ is the {which} model" if which in ("best", "last") else ""
-    return f"{newest.name}{age}{since}{store}{final}"
+    told.append(f"{newest.name}{age}{since}")
+    waiting = [item for item in saved.undelivered if item.startswith("checkpoint-") or not view.running]
+    if saved.remote is not None and not failed:
+        told.append(f"{waiting[0]} not sent yet" if waiting else "in the store")
+    final = view.record.get("final")
+    if isinstance(final, dict) and final.get("which") in ("best", "last"):
+        told.append(f"final/ is the {final['which']} model")
+    return "; ".join(told)

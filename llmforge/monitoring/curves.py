@@ -22,10 +22,11 @@ from llmforge.viewing.words import count
 
 Points = list[tuple[float, float]]
 
-#: The first part of a run is steeper than all that follows: so much of it may run out of the picture at the top …
-_HEAD = 0.05
-#: … once there are so many points, and the rest of it fills less than this part of the height.
-_HEAD_FROM, _HEAD_ROOM = 40, 0.6
+#: The first part of a run is steeper than all that follows: some of it may leave the picture at the top once there are
+#: so many points, and the rest of it fills less than this part of the height.
+_HEAD_FROM, _HEAD_ROOM = 10, 0.6
+#: A spike is shown in full up to so many times the height of nine tenths of the values.
+_SPIKE_ROOM = 2.0
 #: A logarithmic axis where the largest value is more than so many times the smallest.
 _WIDE = 20
 _MARK = "o"
@@ -40,10 +41,10 @@ class Line:
     """What is drawn of one quantity.
 
     Attributes:
-        points: Steps and values, by step; values that are not finite leave a gap.
+        points: Steps and values, by step; values that are not finite are left out. A column is the mean of what falls
+            into it.
         style: Its colour, as rich names it.
-        marks: Each value is a mark of its own, as for evaluations, which are few; otherwise a line, whose every column is
-            the mean of what falls into it.
+        marks: Values have marks on the line, as for evaluations, which are few.
         label: For the legend; empty for none.
     """
 
@@ -57,11 +58,11 @@ class Curves:
     """A picture of lines over steps, as wide and as high as where it is put.
 
     Args:
-        lines: The last is drawn on top.
-        last_step: Where the axis ends; by default at the last point.
+        lines: Those without marks are drawn on top.
         logarithmic: Whether the values span so much that only a logarithmic axis shows them; by itself where None.
         form: How a value is written at the axis.
         floor: Where the axis begins, where noise is not to look like more than it is.
+        head: The part of the steps at the start that may leave the picture at the top.
         height: Rows, where the place has no height of its own.
         empty: What is said where there is no point.
     """
@@ -69,18 +70,18 @@ class Curves:
     def __init__(
         self,
         lines: Sequence[Line],
-        last_step: float | None = None,
         logarithmic: bool | None = False,
         form: Callable[[float], str] = figure,
         floor: float | None = None,
+        head: float = 0.05,
         height: int = 12,
         empty: str = "nothing logged yet",
     ):
         self.lines = [Line(_finite(line.points), line.style, line.marks, line.label) for line in lines]
-        self.last_step = last_step
         self.logarithmic = logarithmic
         self.form = form
         self.floor = floor
+        self.head = head
         self.height = height
         self.empty = empty
 
@@ -90,7 +91,7 @@ class Curves:
         if width < 16 or height < 3 or not points:
             yield from _words(self.empty if not points else "", width, height)
             return
-        values = _range([list(line.points) for line in self.lines if not line.marks] or [points], points)
+        values = _range([list(line.points) for line in self.lines], points, self.head)
         if self.floor is not None:
             values = min(values[0], self.floor), values[1]
         wide = self.logarithmic
@@ -100,7 +101,8 @@ class Curves:
         scale: Callable[[float], float] = math.log if wide else float
         low, high = _roomy(scale(values[0]), scale(values[1]))
         rows = height - 1
-        first, last = min(x for x, _ in points), max(self.last_step or 0, *(x for x, _ in points))
+        first, last = min(x for x, _ in points), max(x for x, _ in points)
+        first = 0.0 if 0 < first < 0.1 * last else first
         ticks = {row: self.form(_value(low, high, row, rows, wide)) for row in _tick_rows(rows)}
         margin = max(cell_len(text) for text in ticks.values())
         box = _Box(width - margin - 2, rows, first, last if last > first else first + 1, low, high)
@@ -125,14 +127,21 @@ def _finite(points: Sequence[tuple[float, float]]) -> Points:
     return [(step, value) for step, value in points if math.isfinite(value)]
 
 
-def _range(trained: Sequence[Points], points: Points) -> tuple[float, float]:
-    """Lowest and highest value to show: all of them, but for a steep start of a long line, which leaves at the top."""
+def _range(lines: Sequence[Points], points: Points, head: float) -> tuple[float, float]:
+    """Lowest and highest value to show.
+
+    All of them, but of a long line neither a steep start nor lonely spikes, which leave at the top: they would leave no
+    height for the rest. Where it goes now is always to be seen.
+    """
     low, high = min(y for _, y in points), max(y for _, y in points)
     first, last = min(x for x, _ in points), max(x for x, _ in points)
-    later = [y for x, y in points if x > first + _HEAD * (last - first)]
-    if max(map(len, trained)) >= _HEAD_FROM and later and max(later) - min(later) < _HEAD_ROOM * (high - low):
-        return min(later), max(later)
-    return low, high
+    later = sorted(y for x, y in points if x > first + head * (last - first))
+    if max(map(len, lines)) < _HEAD_FROM or not later:
+        return low, high
+    usual = later[int(0.9 * (len(later) - 1))]
+    seen = max(min(later[-1], usual + _SPIKE_ROOM * (usual - later[0])), *(line[-1][1] for line in lines if line))
+    lowest = min(later[0], *(line[-1][1] for line in lines if line))
+    return (lowest, seen) if seen - lowest < _HEAD_ROOM * (high - low) else (low, high)
 
 
 def _roomy(low: float, high: float) -> tuple[float, float]:
@@ -182,19 +191,19 @@ class _Box:
     def drawn(self, lines: Sequence[Line], scale: Callable[[float], float]) -> list[list[Segment]]:
         """Each row as styled characters."""
         grid = [[(" ", "")] * self.width for _ in range(self.height)]
-        for line in lines:
-            points = [(x, scale(y)) for x, y in line.points if scale is float or y > 0]
-            if line.marks:
-                before = self.width + _MARK_SPACE  # from the newest backwards, which is always there
-                for x, y in reversed(points):
-                    column, row = self._cell(x, y)
-                    if 0 <= row < self.height and before - column >= _MARK_SPACE:
-                        grid[row][column], before = (_MARK, line.style), column
-                continue
+        scaled = [(line, [(x, scale(y)) for x, y in line.points if scale is float or y > 0]) for line in lines]
+        # What has marks lies below the others: it is told by the marks where they run together.
+        for line, points in sorted(scaled, key=lambda item: not item[0].marks):
             for row, text in enumerate(self._line(points)):
                 for column, character in enumerate(text):
                     if character not in (" ", _BLANK):
                         grid[row][column] = (character, line.style)
+        for line, points in scaled:
+            before = self.width + _MARK_SPACE  # from the newest backwards, which is always there
+            for x, y in reversed(points if line.marks else []):
+                column, row = self._cell(x, y)
+                if 0 <= row < self.height and before - column >= _MARK_SPACE:
+                    grid[row][column], before = (_MARK, line.style), column
         # One escape for characters of one colour side by side: over a slow line each redrawing counts.
         return [
             [Segment("".join(item[0] for item in part), Style.parse(style)) for style, part in groupby(row, key=itemgetter(1))]

@@ -68,7 +68,7 @@ def answer_rows(answers: Sequence[tuple[str, Verdict, str]]) -> RenderableType:
     rows = []
     for question, verdict, text in answers:
         colour = COLOURS[verdict.level]
-        rows.append(one_row((f" {_MARKS[verdict.level]} ", colour), f"{question:<11}", (f"{verdict.answer:<12}  ", colour), text))
+        rows.append(one_row((f" {_MARKS[verdict.level]} ", colour), f"{question:<11}", (f"{verdict.answer:<13}  ", colour), text))
     return Group(*rows)
 
 
@@ -79,13 +79,13 @@ def loss_curves(view: RunView, height: int = 12) -> Curves:
 
 
 def perplexity_curves(view: RunView, height: int = 12) -> Curves:
-    """Perplexity of training (of its logged losses) and validation."""
+    """Perplexity of training (of its logged losses) and validation, without its steep start: there it is hundreds."""
     trained = [(step, math.exp(loss)) for step, loss in _points(view.series.get("loss")) if loss < 700]
     evaluated = _points(view.series.get("eval_perplexity"))
     if not evaluated:
         evaluated = [(step, math.exp(loss)) for step, loss in _points(view.series.get("eval_loss")) if loss < 700]
     lines = [Line(trained, _TRAINING), Line(evaluated, _VALIDATION, True)]
-    return Curves(lines, logarithmic=None, height=height, empty="no loss logged yet")
+    return Curves(lines, head=0.2, height=height, empty="no loss logged yet")
 
 
 def curve(view: RunView, name: str, logarithmic: bool | None = False, floor: float | None = None) -> Curves:

@@ -36,7 +36,7 @@ def figures(view: RunView) -> list[tuple[str, str]]:
         ("perplexity", told("eval_perplexity")),
         ("bits/byte", told("eval_bits_per_byte")),
         ("tokens/s", told("tokens_per_second", unit=1.0)),
-        ("MFU", told("mfu", "{} %", 100.0) or "not known"),
+        ("MFU", told("mfu", "{} %", 100.0) or ("not known" if latest else None)),
         ("learn rate", told("learning_rate")),
         ("grad norm", told("grad_norm")),
         ("memory", None if memory is None or not math.isfinite(memory) else format_bytes(memory)),

@@ -129,6 +129,8 @@ def _healthy(view: RunView, now: float) -> tuple[Level, str, str]:
         return "bad", "No", "Resume from the last checkpoint with a lower learning rate, more warm-up or a smaller max_grad_norm."
     if state == "failed":
         return "bad", "No", view.standing.reason or "It ended with an error; run.log has it."
+    if state == "killed":
+        return "bad", "Killed", "No process holds the run, and none wrote how it ended: kill -9, no memory left, a power cut."
     if not view.latest:
         return "unknown", "Too early to say", "Nothing has been logged yet."
     losses = view.series.get("loss")
@@ -219,8 +221,10 @@ def _safe(view: RunView, now: float) -> tuple[Level, str, str]:
     if failed or kept.failed:
         what = failed[-1].problem if failed else next(iter(kept.failed.values()))
         return "bad", "Here only", f"{lost} Uploads to {kept.remote} fail: {what}"
-    if kept.undelivered:
-        shown = ", ".join(kept.undelivered[:3]) + (f" and {len(kept.undelivered) - 3} more" if len(kept.undelivered) > 3 else "")
+    # The metrics and the log of a run that goes on are never all there.
+    waiting = [name for name in kept.undelivered if not view.running or name.startswith("checkpoint-")]
+    if waiting:
+        shown = ", ".join(waiting[:3]) + (f" and {len(waiting) - 3} more" if len(waiting) > 3 else "")
         return "watch", "Not all of it is in the store", f"{lost} Not uploaded yet: {shown}."
     where = f" All of it is in {kept.remote} too." if kept.remote else " On this machine only: no --remote was given."
     if ahead and not view.running and view.standing.state != "finished":

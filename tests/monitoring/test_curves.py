@@ -78,10 +78,20 @@ def test_a_steep_start_leaves_room_for_what_follows():
     assert ticks[0] < 3.2
 
 
-def test_a_spike_later_is_not_cut_off():
-    points = [(step, 9.0 if step == 600 else 3.0) for step in range(0, 1000, 10)]
-    ticks = [float(row.split()[0]) for row in drawn([Line(points, "blue")], width=230)[:-1] if "┤" in row]
-    assert ticks[0] > 8
+def test_a_lonely_spike_leaves_at_the_top_and_leaves_the_rest_its_height():
+    points = [(step, 90.0 if step == 600 else 3.0 - step / 500) for step in range(0, 1000, 10)]
+    rows = drawn([Line(points, "blue")], width=230)
+    assert float(rows[0].split()[0]) < 4
+    top = [column for row, column in place(rows) if row == 0]
+    assert any(125 < column < 140 for column in top)  # of 222: it is seen
+    assert max(row for row, _ in place(rows)) - min(row for row, column in place(rows) if column > 150) >= 2
+
+
+def test_where_the_line_goes_now_is_always_in_the_picture():
+    points = [(step, 3.0 if step < 990 else 88.0) for step in range(0, 1000, 10)]
+    rows = drawn([Line(points, "blue")])
+    assert float(rows[0].split()[0]) > 80
+    assert rows[0][-2:].strip()
 
 
 def test_a_wide_span_has_a_logarithmic_axis():
