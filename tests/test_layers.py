@@ -118,6 +118,7 @@ ORDER: list[set[str]] = [
     {"generate"},
     {"history"},
     *folder("viewing", "text", "lines curves settings", "standing saved words", "run", "verdicts"),
+    *folder("reporting", "thinning", "charts", "tables", "page"),
     {"report"},
     *folder("callbacks", *_FIRST_CALLBACKS),
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}
