@@ -51,14 +51,16 @@ def resize(driver: Any, width: int, height: int, mobile: bool = False) -> None:
 
 
 def emulate(driver: Any, media: str = "", **features: str) -> None:
-    """Have the page believe that it is printed (``print``), or that its reader prefers something (prefers_color_scheme="dark")."""
+    """Have the page believe that it is printed (``print``), or what its reader prefers (prefers_color_scheme="dark")."""
     told = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": told})
 
 
 def picture(driver: Any, path: Path, whole: bool = False) -> Path:
     """A PNG of the window, or of the whole page."""
-    shot = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole} | _clip(driver, whole))
+    shot = driver.execute_cdp_cmd(
+        "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole} | _clip(driver, whole)
+    )
     path.write_bytes(base64.b64decode(shot["data"]))
     return path
 

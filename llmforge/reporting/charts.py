@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from llmforge.reporting.thinning import places, plain, thin
@@ -46,13 +46,19 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Chart:
-    """One chart: title, unit, lines, how its values are written, whether its axis is logarithmic at first."""
+    """One chart: title, unit, lines, how its values are written.
+
+    Attributes:
+        logarithmic: Whether its axis is at first.
+        noisy: Whether it may be smoothed.
+    """
 
     title: str
     unit: str
     lines: tuple[_Line, ...]
     form: Form = "number"
     logarithmic: bool = False
+    noisy: bool = True
 
 
 def _exp(loss: float) -> float:
@@ -69,11 +75,13 @@ CHARTS = (
     ),
     _Chart("Bits per byte", "bits", (_Line("eval_bits_per_byte", "validation", True),)),
     _Chart("Accuracy", "share of tokens", (_Line("eval_accuracy", "validation", True),), "share"),
-    _Chart("Learning rate", "", (_Line("learning_rate", "learning rate"),)),
+    _Chart("Learning rate", "", (_Line("learning_rate", "learning rate"),), noisy=False),
     _Chart("Gradient norm", "before clipping", (_Line("grad_norm", "gradient norm"),), logarithmic=True),
     _Chart("Speed", "tokens a second", (_Line("tokens_per_second", "tokens a second"),), "count"),
     _Chart("Model FLOPs utilisation", "share of the peak", (_Line("mfu", "MFU"),), "share"),
-    _Chart("Device memory", "bytes", (_Line("device_memory", "in use"), _Line("device_memory_peak", "peak")), "bytes"),
+    _Chart(
+        "Device memory", "bytes", (_Line("device_memory", "in use"), _Line("device_memory_peak", "peak")), "bytes", noisy=False
+    ),
     _Chart("Device utilisation", "percent", (_Line("device_utilization", "utilisation"),), "percent"),
     _Chart("Device temperature", "°C", (_Line("device_temperature", "temperature"),)),
 )
@@ -133,7 +141,7 @@ def axes(views: Sequence[RunView]) -> list[dict[str, Any]]:
 def _alone(chart: _Chart, line: _Line) -> _Chart:
     """A line as a chart of its own, called after both where the chart has several."""
     title = f"{chart.title}, {line.label}" if len(chart.lines) > 1 else chart.title
-    return _Chart(title, chart.unit, (line,), chart.form, chart.logarithmic)
+    return replace(chart, title=title, lines=(line,))
 
 
 def _others(views: Sequence[RunView]) -> list[_Chart]:
@@ -160,7 +168,8 @@ def _chart(chart: _Chart, views: Sequence[RunView], most: int) -> Chart | None:
             columns.append((label, series))
     if not lines:
         return None
-    data = {"title": chart.title, "unit": chart.unit, "form": chart.form, "log": chart.logarithmic, "lines": lines}
+    data = {"title": chart.title, "unit": chart.unit, "form": chart.form, "log": chart.logarithmic}
+    data |= {"noisy": chart.noisy, "lines": lines}
     return Chart(chart.title, chart.unit, data, _table(columns, chart.form))
 
 

@@ -6,6 +6,7 @@ import base64
 import functools
 import hashlib
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +82,16 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    room.filters["flags"] = _flags
     return room.get_template("report.html.j2")
+
+
+def _flags(text: str) -> Markup:
+    """`text`, escaped, with the flags in it kept on one line."""
+    parts = re.split(r"(--\w+)", text)
+    return Markup("").join(
+        Markup('<span class="flag">{}</span>').format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
 
 
 @functools.cache

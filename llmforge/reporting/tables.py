@@ -119,7 +119,7 @@ def checkpoints(view: RunView) -> Table | None:
     if not view.saved.checkpoints:
         return None
     mirrored = view.saved.remote is not None
-    table = Table("Checkpoints", ["Checkpoint", "Loss", "Saved", "Size", "Here", *(["In the store"] if mirrored else []), ""])
+    table = Table("Checkpoints", ["Checkpoint", "Loss", "Saved", "Size", "Here", *(["In the store"] if mirrored else []), "Note"])
     table.numeric = (1, 3)
     items = view.saved.checkpoints[::-1]
     for item in items[:_MOST_ROWS]:

@@ -23,7 +23,7 @@
     if (several) return DASHES[(line.run + Math.floor(line.run / COLOURS)) % DASHES.length];
     return DASHES[place % DASHES.length];
   };
-  const faded = (name) => `color-mix(in srgb, ${colour(name)} 28%, transparent)`;
+  const faded = (name) => `color-mix(in srgb, ${colour(name)} ${several ? 16 : 28}%, transparent)`;
 
   // --- figures
   const group = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
@@ -55,7 +55,7 @@
     if (form === "bytes") return `${Number((value / 1e9).toPrecision(3))} GB`;
     if (form === "share") return `${Number((100 * value).toPrecision(3))}%`;
     const size = Math.abs(value);
-    return size !== 0 && size < 1e-3 ? minus(value.toExponential(0)) : size >= 1e4 ? large(value) : minus(String(Number(value.toPrecision(4))));
+    return size !== 0 && size < 1e-3 ? minus(Number(value.toPrecision(3)).toExponential()) : size >= 1e4 ? large(value) : minus(String(Number(value.toPrecision(4))));
   };
   const time = (hours) => {
     const seconds = Math.round(hours * 3600);
@@ -86,18 +86,22 @@
       return b > a ? x + ((y - x) * (step - a)) / (b - a) : x;
     });
   };
-  /** An exponential mean without the bias of its start. */
+  /** The mean of two exponential means, of what came before and of what comes after: it does not lag. */
   const smooth = (values) => {
     const keep = state.smoothing / 100;
-    let [mean, weight] = [0, 0];
-    return values.map((value) => {
-      if (value == null) return null;
-      mean = keep * mean + (1 - keep) * value;
-      weight = keep * weight + (1 - keep);
-      return mean / weight;
-    });
+    const oneWay = (points) => {
+      let [mean, weight] = [0, 0];
+      return points.map((value) => {
+        if (value == null) return null;
+        mean = keep * mean + (1 - keep) * value;
+        weight = keep * weight + (1 - keep);
+        return mean / weight;
+      });
+    };
+    const [before, after] = [oneWay(values), oneWay([...values].reverse()).reverse()];
+    return before.map((value, i) => (value == null ? null : (value + after[i]) / 2));
   };
-  const smoothable = (line) => !line.measured && line.count > 20;
+  const smoothable = (chart, line) => chart.noisy && !line.measured && line.count > 20;
   const full = () => {
     let high = 0;
     let low = Infinity;
@@ -111,7 +115,7 @@
 
   /** Ticks of a logarithmic axis that are worth a label. */
   const logTicks = (low, high) => {
-    const steps = high / low > 300 ? [1] : high / low > 12 ? [1, 2, 5] : high / low > 3 ? [1, 1.5, 2, 3, 4, 5, 6, 8] : null;
+    const steps = high / low > 5000 ? [1] : high / low > 12 ? [1, 2, 5] : high / low > 3 ? [1, 1.5, 2, 3, 4, 5, 6, 8] : null;
     if (!steps) return null;
     const found = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
@@ -122,8 +126,8 @@
     }
     return found;
   };
-  const linearTicks = (low, high) => {
-    const rough = (high - low) / 5;
+  const linearTicks = (low, high, most) => {
+    const rough = (high - low) / most;
     const base = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 2.5, 5, 10].find((factor) => factor * base >= rough) * base;
     const found = [];
@@ -197,7 +201,7 @@
       this.spec.lines.forEach((line, i) => {
         tables.push([along(line.run, line.s), keep(line.v)]);
         this.drawn.push({ line, i, smoothed: false });
-        if (state.smoothing > 0 && smoothable(line)) {
+        if (state.smoothing > 0 && smoothable(this.spec, line)) {
           tables.push([along(line.run, line.ms ?? line.s), keep(smooth(line.mv ?? line.v))]);
           this.drawn.push({ line, i, smoothed: true });
         }
@@ -224,7 +228,7 @@
       };
       const series = this.drawn.map(({ line, i, smoothed }) => {
         const name = colourOf(line, i);
-        const fades = !smoothed && state.smoothing > 0 && smoothable(line);
+        const fades = !smoothed && state.smoothing > 0 && smoothable(this.spec, line);
         const few = line.measured || line.v.length < 3;
         return {
           label: line.label,
@@ -241,7 +245,7 @@
       const options = {
         width, height, series: [{}, ...series],
         legend: { show: false },
-        padding: [8, 10, 0, 0],
+        padding: [8, 22, 0, 0],
         scales: {
           x: { time: false, auto: false, range: () => state.zoom ?? full() },
           y: {
@@ -250,7 +254,7 @@
               if (low == null) return this.log ? [1, 10] : [0, 1];
               if (this.log) return low === high ? [low / 2, high * 2] : [low / 1.06, high * 1.06];
               const room = low === high ? Math.abs(low) * 0.1 || 1 : (high - low) * 0.06;
-              const floor = low >= 0 && low < 0.35 * high ? 0 : low - room;
+              const floor = low >= 0 && low < 0.12 * high ? 0 : low - room;
               return [floor, high + room];
             },
           },
@@ -259,7 +263,7 @@
           { ...axis, grid: { show: false }, size: 28, space: 70, values: (plot, ticks) => ticks.map((x) => AXES[state.axis].tick(x, ticks[ticks.length - 1] - ticks[0])) },
           {
             ...axis, grid, size: 62, gap: 6,
-            splits: (plot, at, low, high) => (this.log && logTicks(low, high)) || linearTicks(low, high),
+            splits: (plot, at, low, high) => (this.log && logTicks(low, high)) || linearTicks(low, high, height > 260 ? 8 : 5),
             filter: (plot, ticks) => ticks,
             values: (plot, ticks) => ticks.map((value) => tick(spec.form, value)),
           },
@@ -345,7 +349,7 @@
     }
     if (!charts.length) return;
     const longest = Math.max(...data.charts.flatMap((chart) => chart.lines.map((line) => line.count)));
-    state.smoothing = longest > 300 ? 90 : 0;
+    state.smoothing = longest > 300 ? 80 : 0;
     const told = () => { $("smoothing-value").textContent = `${state.smoothing} %`; };
     $("smoothing").value = state.smoothing;
     told();
