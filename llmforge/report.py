@@ -8,14 +8,15 @@ A run writes its own at each evaluation and at its end.
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmforge.errors import ConfigError
+from llmforge.errors import ConfigError, LlmforgeError
 from llmforge.runtime.commands import CommandParser, run_command
-from llmforge.runtime.logs import console
+from llmforge.runtime.logs import console, logger
 from llmforge.runtime.run_folder import REPORT
 from llmforge.storage.records import write_text
 from llmforge.viewing.run import RunReader, RunView, view_run
@@ -68,22 +69,25 @@ def write_page(views: Sequence[RunView], path: Path) -> Path:
     return write_text(path, render(views))
 
 
-class LiveReport:
-    """The page of a run that goes on: written again and again, each time from what is new.
+def refresh_report(folder: Path) -> Path | None:
+    """Write ``report.html`` of the run in `folder` as it is now; the next time only what is new is read.
 
-    Args:
-        folder: The run's.
+    It is looked at and not built upon: whatever keeps it from being written is warned of and raises nothing.
+
+    Returns:
+        The file; None where it was not written.
     """
+    try:
+        return write_page([_reader(folder).view()], folder / REPORT)
+    except Exception as error:  # a mistake in a page is no reason to lose a training
+        logger.warning("%s could not be written: %s", REPORT, error if isinstance(error, LlmforgeError) else repr(error))
+        return None
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._reader: RunReader | None = None
 
-    def write(self) -> Path:
-        """Write ``report.html`` as of now; raises as `write_report`."""
-        if self._reader is None:
-            self._reader = RunReader(self._folder)
-        return write_page([self._reader.view()], self._folder / REPORT)
+@functools.lru_cache(maxsize=1)
+def _reader(folder: Path) -> RunReader:
+    """Of the run of this process, kept from one page to the next."""
+    return RunReader(folder)
 
 
 def _views(runs: Sequence[Path | str]) -> list[RunView]:
