@@ -20,6 +20,7 @@ from llmforge.errors import CheckpointError, StorageError
 from llmforge.planning.memory import Setup, estimate, largest_rows
 from llmforge.planning.optimizer_state import is_known
 from llmforge.planning.requirements import setup_for
+from llmforge.report import refresh_report
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_rank, local_world_size, rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
@@ -113,6 +114,8 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         if failure is not None:
             raise failure
     finally:
+        if config.run.html_report and rank() == 0 and not stop_signals.insisted:
+            refresh_report(path)
         mirroring.close(mirror)
         remove_log_file(handler)
         rank_zero_first().clear()

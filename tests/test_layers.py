@@ -118,6 +118,7 @@ ORDER: list[set[str]] = [
     {"generate"},
     {"history"},
     *folder("viewing", "text", "lines curves settings", "standing saved words", "run", "verdicts"),
+    *folder("reporting", "thinning", "charts", "tables", "page"),
     {"report"},
     *folder("monitoring", "rows encoding terminal log", "brief", "curves", "parts tables", "screen", "live"),
     *folder("callbacks", *_FIRST_CALLBACKS),

@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmforge.viewing.text import one_line
+
 #: Of a line, what places it rather than measures something.
 _PLACES = ("step", "time", "epoch", "tokens")
 #: More than that no run has; nor seconds since the epoch, nor tokens.
 _MOST_STEPS = 10**15
 _LARGEST = sys.float_info.max
+_NAME_CHARACTERS = 80
 
 
 @dataclass
@@ -125,17 +128,21 @@ class Curves:
         return found
 
     def _extend(self, name: str, column: Sequence[Any], steps: array[float], times: array[float], tokens: array[float]) -> None:
-        series = self.series.setdefault(name, Series())
+        series = self.series.setdefault(one_line(name, _NAME_CHARACTERS), Series())
         try:
             values = array("d", column)
         except (TypeError, OverflowError):  # something that is no number, or a whole number of a thousand digits
-            kept = [place for place, value in enumerate(column) if isinstance(value, (int, float)) and abs(value) <= _LARGEST]
+            kept = [place for place, value in enumerate(column) if _is_number(value)]
             values = array("d", [column[place] for place in kept])
             steps, times, tokens = (array("d", [item[place] for place in kept]) for item in (steps, times, tokens))
         series.values.extend(values)
         series.steps.extend(steps)
         series.times.extend(times)
         series.tokens.extend(tokens)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= _LARGEST)
 
 
 def _known(column: array[float]) -> float | None:

@@ -222,7 +222,7 @@ def _object(path: Path) -> dict[str, Any] | None:
         if not path.exists():
             return {}
         value = read_json(path)
-    except (LlmforgeError, OSError, RecursionError):
+    except (LlmforgeError, OSError):
         return None
     return all_shown(value) if isinstance(value, dict) else None
 

@@ -22,7 +22,8 @@ class Standing:
     Attributes:
         state: ``running``; ``finished``; ``stopped`` (Ctrl-C) and ``preempted`` (a signal, of a spot machine say), to be
             gone on with by ``--resume``; ``killed`` (no process holds it, and none wrote how it ended); ``diverged``;
-            ``failed``, as `reason` says; ``unknown``: no end is recorded, and the process was another machine's.
+            ``failed``, as `reason` says; ``unknown``: no end is recorded, and the process was another machine's, or no
+            record was kept at all.
         reason: In one line, as recorded; empty where nothing is.
         exit_code: As recorded.
         ended: When, ISO 8601 in UTC.
@@ -56,6 +57,8 @@ def standing(folder: Path, record: Mapping[str, Any], end: Mapping[str, Any]) ->
     last = Holder.read(folder / LOCK)
     if last.pid and last.host != platform.node():
         return Standing("unknown", f"No end is recorded; it was {one_line(str(last))}.")
+    if not record and not (folder / LOCK).exists():
+        return Standing("unknown", "Nothing tells how it stands: it was started from Python without open_run.")
     return Standing("killed", "No process holds the run, and none wrote how it ended.")
 
 

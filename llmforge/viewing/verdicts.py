@@ -68,7 +68,7 @@ def verdicts(view: RunView, now: float | None = None) -> list[Verdict]:
 
 def _learning(view: RunView, now: float) -> tuple[Level, str, str]:
     if view.standing.state == "diverged":
-        return "bad", "No", f"It diverged after step {count(view.step)}: {view.standing.reason}"
+        return "bad", "No", f"After step {count(view.step)} the loss or the gradient was no number any more."
     losses, kind = view.series.get("eval_loss"), "validation loss"
     if losses is None or len(losses) < 2:
         losses, kind = view.series.get("loss"), "training loss"
@@ -147,7 +147,12 @@ def _healthy(view: RunView, now: float) -> tuple[Level, str, str]:
         found.append(f"{many} warning{'s' if many > 1 else ''} in the log.")
     if found:
         return "watch", "Worth a look", " ".join(found)
-    return "good", "Yes", "No warnings, no spikes of the gradient norm, and the speed is steady."
+    watched = len(view.series.get("grad_norm", ())) >= 2 * _RECENT
+    return (
+        "good",
+        "Yes",
+        "No warnings" + (", no spikes of the gradient norm, and the speed is steady." if watched else " so far."),
+    )
 
 
 def _silence(view: RunView, now: float) -> float | None:
@@ -211,10 +216,14 @@ def _safe(view: RunView, now: float) -> tuple[Level, str, str]:
         return "bad", "Not all of it", f"Damaged: {', '.join(damaged[:3])}{more}."
     there = [item for item in kept.checkpoints if item.remote == "done"]
     newest = max((item.step for item in (*sound, *there)), default=None)
+    final = view.record.get("final") if view.standing.state == "finished" else None
+    if isinstance(final, dict) and newest is None and not kept.remote:
+        return "good", "Yes", "final/ holds the model. On this machine only: no --remote was given."
     if newest is None:
         if view.step == 0:
             return "unknown", "Nothing to lose yet", "No step was logged and no checkpoint saved."
-        return "watch", "No", f"There is no checkpoint: {count(view.step)} steps would be lost."
+        level: Level = "watch" if view.running else "bad"
+        return level, "No", f"There is no checkpoint: {count(view.step)} steps {'would be' if view.running else 'are'} lost."
     ahead = max(view.step - newest, 0)
     lost = f"The newest checkpoint is of step {count(newest)}" + (f"; {count(ahead)} steps are not in it yet." if ahead else ".")
     failed = [item for item in kept.checkpoints if item.remote == "failed"]
