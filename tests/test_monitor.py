@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
-from monitoring.made_runs import checkpoint, end, events, lines, sample, write_run
+from monitoring.watched_runs import checkpoint, end, events, lines, sample, write_run
 
 from llmforge.monitor import main
 from llmforge.monitoring.log import Log

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from monitoring.made_runs import BEGAN, STEP, checkpoint, end, events, sample, uploads, write_run
+from monitoring.watched_runs import BEGAN, STEP, checkpoint, end, events, sample, uploads, write_run
 from rich.cells import cell_len
 from rich.console import Console
 
