@@ -21,6 +21,7 @@ from llmforge.configs.finetune import FinetuneArguments
 from llmforge.configs.generation import GenerateArguments, GenerationArguments
 from llmforge.configs.lora import LoraArguments
 from llmforge.configs.model import ModelArguments
+from llmforge.configs.monitor import MonitorArguments
 from llmforge.configs.plan import PlanArguments
 from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.run import RunArguments
@@ -46,6 +47,7 @@ CONFIGS = (
     FinetuneArguments,
     LoraArguments,
     PlanArguments,
+    MonitorArguments,
 )
 
 

@@ -6,6 +6,7 @@ import math
 import time
 
 from llmforge.viewing.run import RunView
+from llmforge.viewing.saved import Checkpoint
 from llmforge.viewing.verdicts import Verdict
 from llmforge.viewing.words import count, duration, number, short
 
@@ -97,13 +98,19 @@ def _safe(view: RunView, now: float) -> str:
     told = [f"{item.name} is damaged" for item in saved.checkpoints[::-1] if item.here == "damaged"][:1]
     failed = [item.problem for item in saved.checkpoints[::-1] if item.remote == "failed"] + list(saved.failed.values())
     told += [f"uploads fail: {problem}" for problem in failed[:1]]
-    age = f", {duration(now - newest.time)} ago" if newest.time is not None and view.running else ""
-    since = f", {count(view.step - newest.step)} steps since" if view.step > newest.step else ""
-    told.append(f"{newest.name}{age}{since}")
     waiting = [item for item in saved.undelivered if item.startswith("checkpoint-") or not view.running]
-    if saved.remote is not None and not failed:
-        told.append(f"{waiting[0]} not sent yet" if waiting else "in the store")
+    store = "" if saved.remote is None or failed or waiting else ", in the store"
+    told.append(f"{newest.name}{_ago(view, newest, now)}{store}")
+    if waiting and not failed:
+        told.append(f"{waiting[0]} not sent yet")
     final = view.record.get("final")
     if isinstance(final, dict) and final.get("which") in ("best", "last"):
         told.append(f"final/ is the {final['which']} model")
     return "; ".join(told)
+
+
+def _ago(view: RunView, newest: Checkpoint, now: float) -> str:
+    """How far the run is past a checkpoint: ``, 20 steps (3 min) ago``."""
+    steps = f"{count(view.step - newest.step)} steps" if view.step > newest.step else ""
+    age = duration(now - newest.time) if newest.time is not None and view.running else ""
+    return f", {steps} ({age}) ago" if steps and age else f", {steps or age} ago" if steps or age else ""

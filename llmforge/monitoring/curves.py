@@ -211,8 +211,10 @@ class _Box:
         ]
 
     def _cell(self, x: float, y: float) -> tuple[int, int]:
-        column = int((x - self.first) / (self.last - self.first) * (self.width - 1) + 0.5)
-        return column, int((self.high - y) / (self.high - self.low) * self.height)
+        """Column and row of a point, by the dot that the canvas has for it."""
+        column = int((x - self.first) / (self.last - self.first) * 2 * self.width) // 2
+        dot = round((y - self.low) / (self.high - self.low) * 4 * self.height)
+        return min(column, self.width - 1), self.height - 1 - dot // 4
 
     def _line(self, points: Points) -> list[str]:
         """A line in braille, a text a row."""

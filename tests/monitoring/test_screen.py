@@ -141,7 +141,7 @@ def test_a_killed_run_is_shown_whole_and_said_to_be_killed(tmp_path):
     shown = drawn(folder, 80, 24)
     assert "● killed" in shown
     assert "killed at step 250 of 500" in shown
-    assert "checkpoint-200, 50 steps since" in shown
+    assert "checkpoint-200, 50 steps ago" in shown
     assert re.search(r"loss 2\.\d\d; validation 2\.\d\d", shown)
     assert "left" not in shown  # no time to go
     assert "not committed" in drawn(folder, 160, 45)
