@@ -349,8 +349,8 @@ def test_a_live_run_is_watched_and_none_the_worse_for_it(corpus, terminal, tmp_p
     from reliability.child_runs import Child, pretrain
 
     def train(name: str) -> Child:
-        arguments = ["--corpus", str(corpus), "--output_dir", name, "--max_steps", "4", "--save_steps", "2", "--eval_strategy", "no"]
-        return Child(lambda: pretrain(*arguments), name)
+        steps = ["--max_steps", "4", "--save_steps", "2", "--eval_strategy", "no"]
+        return Child(lambda: pretrain("--corpus", str(corpus), "--output_dir", name, *steps), name)
 
     alone = train("alone")
     assert alone.wait() == 0, alone.text()
