@@ -64,7 +64,7 @@ def test_commands_parse(line, capsys, monkeypatch):
 
 
 def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
-    from llmforge import convert
+    from llmforge import convert, report
     from llmforge.checkpoints import inspect
     from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
@@ -84,8 +84,8 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.prepare import PrepareArguments
     from llmforge.tokenizer import TokenizerCommandArguments
 
-    if verb in ("checkpoints", "convert"):
-        {"checkpoints": inspect, "convert": convert}[verb].parser().parse_args(words)
+    if verb in ("checkpoints", "convert", "report"):
+        {"checkpoints": inspect, "convert": convert, "report": report}[verb].parser().parse_args(words)
         return
     classes = {
         "pretrain": [
