@@ -84,13 +84,13 @@ def _learning(view: RunView, now: float) -> tuple[Level, str, str]:
         training = view.series.get("loss")
         still = training is not None and _mean(training, _RECENT) < _at(training, step)
         why = f"The validation loss was lowest at step {count(step)} ({number(best)}) and is {number(last)} now"
+        final = view.record.get("final")
+        kept = isinstance(final, dict) and final.get("which") == "best"
+        good = " final/ holds the best." if kept else ""
         if still:
-            return (
-                "watch",
-                "Overfitting",
-                f"{why}, while the training loss still falls. More data, dropout or an earlier stop helps.",
-            )
-        return "watch", "Not any more", f"{why}."
+            helps = "More data, dropout or an earlier stop helps."
+            return "watch", "Overfitting", f"{why}, while the training loss went on falling. {helps}{good}"
+        return "watch", "Not any more", f"{why}.{good}"
     if last > first * (1 - _FLAT):
         if view.step >= _ENOUGH_STEPS:
             return "bad", "No", f"{fell} in {count(view.step)} steps: flat. Learning rate, warm-up and data are worth a look."

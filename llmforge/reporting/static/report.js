@@ -130,9 +130,9 @@
     const rough = (high - low) / most;
     const base = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 2.5, 5, 10].find((factor) => factor * base >= rough) * base;
-    const found = [];
-    for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-9; value += step) found.push(Number(value.toPrecision(12)));
-    return found;
+    const first = Math.ceil(low / step);
+    const count = Math.min(Math.floor(high / step + 1e-9) - first + 1, 3 * most);
+    return Array.from({ length: Math.max(count, 0) }, (_, i) => Number(((first + i) * step).toPrecision(12)));
   };
 
   class Chart {
@@ -252,8 +252,9 @@
             distr: this.log ? 3 : 1,
             range: (plot, low, high) => {
               if (low == null) return this.log ? [1, 10] : [0, 1];
-              if (this.log) return low === high ? [low / 2, high * 2] : [low / 1.06, high * 1.06];
-              const room = low === high ? Math.abs(low) * 0.1 || 1 : (high - low) * 0.06;
+              const flat = high - low <= 1e-9 * Math.abs(high);  // a smoothed constant is not quite one
+              if (this.log) return flat ? [low / 2, high * 2] : [low / 1.06, high * 1.06];
+              const room = flat ? Math.abs(low) * 0.1 || 1 : (high - low) * 0.06;
               const floor = low >= 0 && low < 0.12 * high ? 0 : low - room;
               return [floor, high + room];
             },
