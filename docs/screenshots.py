@@ -21,7 +21,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 import browser  # noqa: E402  the one that the tests start
-
 import terminal_page  # noqa: E402
 
 from llmforge import write_report  # noqa: E402
