@@ -21,6 +21,8 @@ from llmforge.viewing.words import count, duration, short
 
 #: Blue and orange that colour-blind readers can tell apart, on light and on dark.
 _TRAINING, _VALIDATION = "dodger_blue1", "bold dark_orange"
+#: Points that are drawn of one series.
+_MOST_POINTS = 2000
 _MARKS = {"good": "✓", "watch": "!", "bad": "✗", "unknown": "·"}
 _STATES = {"running": "green", "finished": "green", "killed": "bold red", "diverged": "bold red", "failed": "bold red"}
 
@@ -94,7 +96,15 @@ def curve(view: RunView, name: str, logarithmic: bool | None = False, floor: flo
 
 
 def _points(series: Series | None) -> list[tuple[float, float]]:
-    return [] if series is None else list(zip(series.steps, series.values, strict=True))
+    """Steps and values; of a long series the means of neighbours, which a terminal has no columns to tell apart."""
+    if series is None:
+        return []
+    width = len(series) // _MOST_POINTS + 1
+    if width == 1:
+        return list(zip(series.steps, series.values, strict=True))
+    chunks = ((series.steps[place], series.values[place : place + width]) for place in range(0, len(series) - 1, width))
+    means = [(step, sum(values) / len(values)) for step, values in chunks]
+    return [*means, (series.steps[-1], series.values[-1])]
 
 
 def legend(view: RunView) -> Text:

@@ -208,3 +208,16 @@ def test_more_checkpoints_than_room_keep_the_newest_and_the_best(tmp_path):
     assert re.search(r"500 .* ago", rows[0])
     assert re.search(r"100 0\.500 .*best", rows[-1])
     assert len(rows) < 20
+
+
+def test_a_long_run_is_drawn_as_a_short_one_of_the_same_shape(tmp_path):
+    """Of 30,000 log events as of 300: the same axes, and nothing that takes long at each redrawing."""
+    made = {}
+    for name, number in (("short", 300), ("long", 30_000)):
+        logged = [
+            {"step": step * 30_000 // number, "loss": 9.0 - 6.0 * step / number, "time": BEGAN} for step in range(1, number + 1)
+        ]
+        made[name] = drawn(write_run(tmp_path / name, logged, total=40_000), 80, 24).split("\n")[6:16]
+    differing = sum(one != other for one, other in zip("".join(made["short"]), "".join(made["long"]), strict=True))
+    assert differing < 40
+    assert made["long"][1] == made["short"][1]  # where it begins
