@@ -30,6 +30,8 @@ _SLOW = 0.6
 _SPIKE = 10.0
 #: Seconds without a log event, and such events' usual distances, after which a run that goes on is asked after.
 _SILENT_SECONDS, _SILENT_TIMES = 300.0, 10.0
+#: Degrees Celsius at which cards begin to slow down, and percent of the time in which one that trains should work.
+_HOT, _IDLE = 87.0, 50.0
 #: Log events at the end by which the present is judged.
 _RECENT = 20
 
@@ -139,7 +141,7 @@ def _healthy(view: RunView, now: float) -> tuple[Level, str, str]:
     silent = _silence(view, now)
     if silent is not None:
         return "bad", "It may hang", f"Nothing has been logged for {duration(silent)}, and its process is still there."
-    found = [*_spikes(view), *_slow(view)]
+    found = [*_spikes(view), *_slow(view), *_device(view)]
     if view.problems:
         found.append(" ".join(view.problems))
     if view.warnings:
@@ -185,6 +187,19 @@ def _slow(view: RunView) -> list[str]:
     usual = statistics.median(rates.values[-50 * _RECENT :])
     now = statistics.median(rates.values[-_RECENT:])
     return [f"It does {count(now)} tokens a second, where {count(usual)} were usual."] if now < _SLOW * usual else []
+
+
+def _device(view: RunView) -> list[str]:
+    """What a GPU tells of itself; of a CPU no temperature is logged."""
+    heat, used = view.series.get("device_temperature"), view.series.get("device_utilization")
+    if not view.running or heat is None:
+        return []
+    found = []
+    if heat.values[-1] >= _HOT:
+        found.append(f"The GPU is at {heat.values[-1]:.0f} °C and may slow down.")
+    if used is not None and len(used) >= _RECENT and statistics.median(used.values[-_RECENT:]) < _IDLE:
+        found.append(f"The GPU is only {statistics.median(used.values[-_RECENT:]):.0f} % busy: it waits for data or for others.")
+    return found
 
 
 def _done(view: RunView, now: float) -> tuple[Level, str, str]:

@@ -165,6 +165,21 @@ def test_an_upload_that_fails_is_no_safe_work(going):
     assert "150 failed" in shown
 
 
+def test_a_gpu_that_is_hot_or_waits_is_worth_a_look(tmp_path):
+    for name, figures, told in (
+        ("hot", {"device_temperature": 91.0}, "The GPU is at 91 °C"),
+        ("idle", {"device_temperature": 50.0, "device_utilization": 20.0}, "The GPU is only 20 % busy"),
+        ("well", {"device_temperature": 50.0}, "no warnings"),
+        ("cpu", {"device_utilization": 20.0}, "no warnings"),
+    ):
+        folder = write_run(tmp_path / name, events(250, total=500, **figures), total=500)
+        lock = RunLock(folder)
+        row = drawn(folder, 80, 24, step=250).split("\n")[3]
+        lock.release()
+        assert "healthy?" in row
+        assert told in row
+
+
 def test_colours_are_only_colours(going):
     """What stands there is the same with them, and without them there is no escape at all."""
     coloured = drawn(going, 80, 24, colour="256")
