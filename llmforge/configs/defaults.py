@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 #: The parts of a run's configuration besides ``training``, in the order of the records; a run has some of them.
 PARTS = ("model", "finetune", "lora", "tokenizer", "data", "generation", "run", "checkpoint", "remote")
+#: Of `accelerator_config`.
+_LOST = "use_configured_state"
 
 
 def settings_of(config: RunConfig) -> dict[str, dict[str, Any]]:
@@ -32,6 +34,17 @@ def defaults_of_changed(config: RunConfig) -> dict[str, dict[str, Any]]:
     if config.training.learning_rate_follows:
         fresh["training"]["learning_rate"] = config.training.learning_rate
     return {
-        part: {name: fresh[part][name] for name, value in values.items() if name in fresh[part] and fresh[part][name] != value}
+        part: {
+            name: fresh[part][name]
+            for name, value in values.items()
+            if name in fresh[part] and not _same(value, fresh[part][name])
+        }
         for part, values in settings.items()
     }
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Whether they are equal, but for the name that accelerate's settings lose when the device is first looked at."""
+    if isinstance(value, dict) and isinstance(default, dict):
+        value, default = ({name: item for name, item in part.items() if name != _LOST} for part in (value, default))
+    return bool(value == default)
