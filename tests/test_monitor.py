@@ -57,6 +57,13 @@ class Terminal:
                     if name not in environment:
                         os.environ.pop(name, None)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
+                if (
+                    "BACKGROUND" in environment
+                ):  # as under `timeout`: a process group of its own, that the terminal does not serve
+                    child = os.fork()
+                    if child:
+                        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, os.WUNTRACED)[1]) & 0xFF)
+                    os.setpgid(0, 0)
                 # pytest's own captures are the parent's.
                 sys.stdin, sys.stdout, sys.stderr = map(os.fdopen, (0, 1, 2), ("r", "w", "w"))
                 while os.get_terminal_size(1).columns != width:
@@ -231,6 +238,13 @@ def test_ctrl_z_gives_the_terminal_back_and_takes_it_again(run, terminal):
     shown.until("q leaves")
     shown.press("q")
     assert shown.leaves() == 0
+
+
+def test_in_the_background_it_leaves_the_keys_alone(run, terminal):
+    end(run, 0, "finished", 500)
+    shown = terminal(str(run), "--exit_at_end", BACKGROUND="1")
+    assert shown.leaves() == 0
+    assert termios.tcgetattr(shown.master) == shown.modes
 
 
 def test_another_size_is_drawn_at_once(run, terminal):

@@ -17,8 +17,9 @@ _LOOK_SECONDS = 0.2
 
 
 class Keys:
-    """Keys of the terminal, one at a time as they are pressed; without a terminal at standard input there are none.
+    """Keys of the terminal, one at a time as they are pressed.
 
+    Without a terminal at standard input, or in the background, there are none.
     Ctrl-C stays what it is everywhere. While it is suspended (Ctrl-Z) the terminal is as it was before.
 
     Args:
@@ -35,7 +36,7 @@ class Keys:
     def listening(self) -> Iterator[Keys]:
         """Take the keys in this block."""
         with contextlib.suppress(OSError, ValueError):
-            if sys.stdin is not None and sys.stdin.isatty():
+            if sys.stdin is not None and sys.stdin.isatty() and _in_foreground(sys.stdin.fileno()):
                 self._descriptor = sys.stdin.fileno()
         before = None
         if hasattr(signal, "SIGTSTP") and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
@@ -98,3 +99,8 @@ class Keys:
         os.kill(os.getpid(), signal.SIGSTOP)
         self._raw()
         self._enter()
+
+
+def _in_foreground(descriptor: int) -> bool:
+    """Whether the terminal's keys are this process's: one in the background (under `timeout`) would be stopped by taking them."""
+    return not hasattr(os, "tcgetpgrp") or os.tcgetpgrp(descriptor) == os.getpgrp()
