@@ -147,7 +147,7 @@
       this.place.setAttribute("aria-roledescription", "chart");
       this.place.setAttribute("aria-label", this.told());
       this.button = make("button", { type: "button", class: "log", "aria-pressed": String(this.log) }, "log");
-      this.button.setAttribute("aria-label", `Logarithmic scale: ${spec.title}`);
+      this.button.setAttribute("aria-label", `log scale: ${spec.title}`);
       this.button.addEventListener("click", () => {
         this.log = !this.log;
         this.button.setAttribute("aria-pressed", String(this.log));
