@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llmforge.errors import ConfigError, LlmforgeError
 from llmforge.runtime.commands import CommandParser, run_command
-from llmforge.runtime.logs import console, logger
+from llmforge.runtime.logs import logger, printable
 from llmforge.runtime.run_folder import REPORT
 from llmforge.storage.records import write_text
 from llmforge.viewing.run import RunReader, RunView, view_run
@@ -35,7 +35,7 @@ def parser() -> CommandParser:
         "--output",
         type=Path,
         metavar="FILE",
-        help=f"Where the page goes: by default {REPORT} in the run's folder, of several runs {COMPARISON} in this one.",
+        help=f"Where the page goes: by default {REPORT} in the run's folder, of several runs {COMPARISON} in the current one.",
     )
     made.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
     return made
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.json:
         print(json.dumps({"report": str(path), "bytes": size, "runs": [str(run) for run in args.runs]}))
     else:
-        console().print(f"Wrote {path} ({size / 1000:,.0f} kB); open it in a browser.", markup=False, highlight=False)
+        print(printable(f"Wrote {path} ({size / 1000:,.0f} kB); open it in a browser."))
 
 
 if __name__ == "__main__":

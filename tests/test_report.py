@@ -113,6 +113,9 @@ def test_a_page_that_is_written_again_reads_only_what_is_new(tmp_path):
 def test_a_training_writes_its_page_at_each_evaluation_and_at_its_end(corpus, monkeypatch):
     from llmforge import pretrain
     from llmforge.callbacks import run_report
+    from llmforge.configs.defaults import defaults_of_changed
+    from llmforge.reporting.page import config_yaml
+    from llmforge.viewing.run import view_run
 
     seen = []
 
@@ -134,6 +137,12 @@ def test_a_training_writes_its_page_at_each_evaluation_and_at_its_end(corpus, mo
     assert record["defaults"]["model"] == {"preset": "gpt2-124m", "n_layer": None, "n_embd": None, "n_head": None}
     assert record["defaults"]["training"]["max_steps"] == -1
     assert "learning_rate" not in record["defaults"]["training"]  # it follows from the width
+    # The settings that the page gives as YAML make the same run again.
+    Path("again.yaml").write_text(config_yaml(view_run("run")))
+    again = defaults_of_changed(pretrain.parse_pretrain(["--config", "again.yaml", "--output_dir", "again"]))
+    assert {part: names.keys() - {"run_name"} for part, names in again.items()} == {
+        part: names.keys() - {"run_name"} for part, names in record["defaults"].items()
+    }
 
 
 def test_a_page_that_fails_stops_no_training(corpus, monkeypatch, capsys):

@@ -60,7 +60,7 @@ def render(views: Sequence[RunView], now: float | None = None) -> str:
         charts=drawn,
         samples=kept,
         verdicts=[verdicts(view, now) for view in views],
-        configs=[_config_yaml(view) for view in views],
+        configs=[config_yaml(view) for view in views],
         tables=tables,
         marks=_MARKS,
         levels=_LEVELS,
@@ -140,7 +140,7 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def _config_yaml(view: RunView) -> str:
+def config_yaml(view: RunView) -> str:
     """The settings that were changed, as a file for ``--config``; empty where the defaults are not known."""
     chosen = {item.name.partition(".")[2]: item.value for item in view.changes or ()}
     return yaml.safe_dump(chosen, allow_unicode=True, sort_keys=False) if chosen else ""

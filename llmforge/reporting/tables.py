@@ -81,7 +81,7 @@ def figures(view: RunView) -> list[tuple[str, str, str]]:
 
 def compared(views: Sequence[RunView]) -> Table:
     """The headline numbers of several runs, the best of a row's first three measures marked by a star."""
-    table = Table("Headline numbers of the runs", ["", *(view.name for view in views)])
+    table = Table("Headline numbers of the runs", ["Measure", *(view.name for view in views)])
     table.numeric = tuple(range(1, len(views) + 1))
     wanted = (
         ("Best validation loss", [_best(view) for view in views]),

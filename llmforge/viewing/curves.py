@@ -17,6 +17,8 @@ _PLACES = ("step", "time", "epoch", "tokens")
 _MOST_STEPS = 10**15
 _LARGEST = sys.float_info.max
 _NAME_CHARACTERS = 80
+#: Lines that are held before they become columns.
+_AT_ONCE = 10_000
 
 
 @dataclass
@@ -88,7 +90,7 @@ class Curves:
             step = line.get("step")
             if type(step) is not int or not 0 <= step < _MOST_STEPS:
                 continue
-            if step <= last or tuple(line) != names:
+            if step <= last or tuple(line) != names or len(rows) == _AT_ONCE:
                 self._take(names, rows)
                 names, rows = tuple(line), []
             rows.append(tuple(line.values()))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llmforge.viewing.text import shown
 
@@ -36,30 +37,30 @@ class GrowingLines:
     def read(self) -> Iterator[dict[str, Any]]:
         """The objects that were added since the last reading; none where the file is missing or cannot be read."""
         try:
-            with open(self.path, "rb") as file:
-                status = os.fstat(file.fileno())
-                identity = (status.st_dev, status.st_ino)
-                self.restarted = identity != self._file or status.st_size < self._place
-                self._file = identity
-                file.seek(0 if self.restarted else self._place)
-                data = file.read()
-                self._place = file.tell()
+            file = open(self.path, "rb")  # noqa: SIM115  closed where it was read to its end
+            status = os.fstat(file.fileno())
         except OSError:
             self.restarted, self._place, self._file = True, 0, None
             return iter(())
-        whole = data.rfind(b"\n") + 1
-        self._place -= len(data) - whole
-        return _objects(data[:whole])
+        identity = (status.st_dev, status.st_ino)
+        self.restarted = identity != self._file or status.st_size < self._place
+        self._place = 0 if self.restarted else self._place
+        self._file = identity
+        return self._new(file)
 
-
-def _objects(data: bytes) -> Iterator[dict[str, Any]]:
-    for line in data.split(b"\n"):
-        try:
-            value = json.loads(line) if line else None
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict):
-            yield value
+    def _new(self, file: BinaryIO) -> Iterator[dict[str, Any]]:
+        with file, contextlib.suppress(OSError):
+            file.seek(self._place)
+            for line in file:
+                if not line.endswith(b"\n"):  # half written
+                    break
+                self._place += len(line)
+                try:
+                    value = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(value, dict):
+                    yield value
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmforge.errors import ConfigError, LlmforgeError
+from llmforge.history import nearest_run
 from llmforge.runtime.run_folder import DIVERGENCE, EXIT_RECORD, METRICS, RUN_RECORD, SAMPLES, holds_a_run
 from llmforge.runtime.run_lock import LOCK
 from llmforge.storage.records import read_json
@@ -129,7 +130,8 @@ class RunReader:
             raise ConfigError(f"There is no run folder {self.path}.", "Give the folder of a run, such as runs/pretrain-001.")
         if not holds_a_run(self.path) and not any((self.path / name).exists() for name in (METRICS, LOCK)):
             raise ConfigError(
-                f"{self.path} is no run: it has neither {RUN_RECORD} nor {METRICS}.", "Give the folder that holds them."
+                f"{self.path} is no run: it has neither {RUN_RECORD} nor {METRICS}.",
+                f"Give the folder that holds them{nearest_run(self.path)}.",
             )
         self._metrics, self._curves = GrowingLines(self.path / METRICS), Curves()
         self._lines, self._samples = GrowingLines(self.path / SAMPLES), list[Sample]()

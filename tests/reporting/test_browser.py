@@ -108,9 +108,9 @@ def test_it_opens_without_a_complaint(opened):
 def test_the_mouse_reads_the_values_of_the_metrics_file(opened):
     driver = opened("short")
     assert legend(driver) == {"training": "2.909", "validation": "3.009"}
-    over(driver, 0.4)
+    over(driver, 0.43)
     step = int(at(driver).removeprefix("step "))
-    assert 75 <= step <= 85
+    assert step in (85, 90)  # where nothing was evaluated: of the validation the nearest is read
     assert legend(driver) == {"training": f"{falling(step):.3f}", "validation": f"{falling(80) + 0.1:.3f}"}
     assert at(driver, 1) == at(driver)  # the other charts read the same step
     assert float(legend(driver, 5)["gradient norm"]) == pytest.approx(1 + 0.1 * math.sin(step), rel=1e-3)

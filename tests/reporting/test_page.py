@@ -226,7 +226,7 @@ def test_readers_who_do_not_see_it_find_their_way(tmp_path):
 
 
 def test_a_page_of_a_long_run_is_quick(tmp_path):
-    """A hundred thousand log events, the second time as a callback does it: a fifth of a second here, and a generous bound."""
+    """Twenty thousand log events, the second time as a callback does it: a twentieth of a second, and a generous bound."""
     view = view_run(made_run(tmp_path / "made", steps=20_000, every=1, evaluate=1000))
     render([view], NOW)
     start = time.process_time()

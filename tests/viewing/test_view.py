@@ -170,6 +170,7 @@ def test_checkpoints_here_and_in_the_store(finished):
     (finished / "uploads.json").write_text(
         json.dumps({"remote": "gs://b/r", "superseded": 0, "checkpoints": uploads, "files": {}})
     )
+    (finished / "report.html").write_text("the page itself is sent last")
     kept = view_run(finished).saved
     assert [(item.step, item.here, item.remote) for item in kept.checkpoints] == [
         (20, None, "done"),

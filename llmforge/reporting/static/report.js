@@ -147,7 +147,7 @@
       this.place.setAttribute("aria-roledescription", "chart");
       this.place.setAttribute("aria-label", this.told());
       this.button = make("button", { type: "button", class: "log", "aria-pressed": String(this.log) }, "log");
-      this.button.setAttribute("aria-label", `Logarithmic scale: ${spec.title}`);
+      this.button.setAttribute("aria-label", `log scale: ${spec.title}`);
       this.button.addEventListener("click", () => {
         this.log = !this.log;
         this.button.setAttribute("aria-pressed", String(this.log));
@@ -216,16 +216,6 @@
       const cursor = this.plot && this.plot.cursor.left;
       if (this.plot) this.plot.destroy();
       const joined = this.tables();
-      const nearest = (plot, series, at) => {
-        const [xs, ys] = [plot.data[0], plot.data[series]];
-        for (let d = 0; d < ys.length; d += 1) {
-          const [left, right] = [ys[at - d] != null, ys[at + d] != null];
-          if (left && right) return xs[at] - xs[at - d] <= xs[at + d] - xs[at] ? at - d : at + d;
-          if (left) return at - d;
-          if (right) return at + d;
-        }
-        return at;
-      };
       const series = this.drawn.map(({ line, i, smoothed }) => {
         const name = colourOf(line, i);
         const fades = !smoothed && state.smoothing > 0 && smoothable(this.spec, line);
@@ -272,7 +262,6 @@
         cursor: {
           y: false,
           drag: { x: true, y: false, setScale: false, dist: 5 },
-          dataIdx: nearest,
           points: { size: 7 },
           sync: { key: "curves", setSeries: false, scales: ["x", null], filters: { pub: (type) => type === "mousemove" || type === "mouseleave" } },
           bind: { dblclick: () => () => { zoom(null); return null; } },
