@@ -12,7 +12,7 @@ CORPUS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gearhead gearhead-compare gearhead-there infer refocused-test pretrain-rocm corpus-given test test-slow wheel-test chaos check fmt docs bench clean
+.PHONY: help setup demo gearhead gearhead-compare gearhead-there infer refocused-test pretrain-rocm corpus-given test test-slow wheel-test chaos browser check fmt docs screenshots bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -86,6 +86,15 @@ WORKERS = $(shell $(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)'
 test: setup ## run the whole test suite
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
+# Debian's, where apt and root are there; without a browser its tests are skipped, and nothing fails.
+browser: ## install Chromium for the tests of the report, where this may
+	@if command -v chromedriver >/dev/null; then echo "chromedriver is there"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  timeout 300 sh -c 'apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+	    chromium chromium-driver >/dev/null' \
+	  || echo "warning: Chromium could not be installed; the tests that need a browser are skipped" >&2; \
+	else echo "Chromium needs root and apt (apt-get install chromium chromium-driver); the tests that need it are skipped" >&2; fi
+
 test-slow: setup ## run the longer sweeps too
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m ''
 
@@ -110,6 +119,9 @@ fmt: setup ## format the code and mend what ruff can
 
 docs: setup ## write docs/reference again from the code
 	$(BIN)/python docs/generate.py
+
+screenshots: setup ## make the pictures of docs/images anew; needs a browser
+	$(BIN)/python docs/screenshots.py
 
 bench: setup ## run the benchmarks that need no GPU, some twenty minutes
 	$(BIN)/python benchmarks/startup.py

@@ -23,6 +23,7 @@ from llmforge.configs.finetune import FinetuneArguments
 from llmforge.configs.generation import GenerateArguments, GenerationArguments
 from llmforge.configs.lora import LoraArguments
 from llmforge.configs.model import ModelArguments
+from llmforge.configs.monitor import MonitorArguments
 from llmforge.configs.plan import PlanArguments
 from llmforge.configs.remote import RemoteArguments
 from llmforge.configs.run import RunArguments
@@ -50,6 +51,7 @@ CONFIGS = (
     LoraArguments,
     PlanArguments,
     DoctorArguments,
+    MonitorArguments,
 )
 
 

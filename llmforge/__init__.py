@@ -48,6 +48,7 @@ _HOME = {
     "RunArguments": "configs.run",
     "RunFolder": "runtime.run_folder",
     "RunLog": "callbacks.run_log",
+    "RunReport": "callbacks.run_report",
     "RunResult": "results",
     "Samples": "callbacks.samples",
     "StorageError": "errors",
@@ -81,6 +82,7 @@ _HOME = {
     "run_command": "runtime.commands",
     "train_fitting": "auto_batch",
     "tuned_model": "tuning.start",
+    "write_report": "report",
 }
 
 __all__ = sorted(_HOME)
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from llmforge.callbacks.histograms import Histograms
     from llmforge.callbacks.loss_plot import LossPlot
     from llmforge.callbacks.run_log import RunLog
+    from llmforge.callbacks.run_report import RunReport
     from llmforge.callbacks.samples import Samples
     from llmforge.callbacks.throughput import Throughput
     from llmforge.configs.checkpoint import CheckpointArguments
@@ -125,6 +128,7 @@ if TYPE_CHECKING:
     from llmforge.models import build_model
     from llmforge.pretrain import parse_pretrain, prepare_run, pretrain_model
     from llmforge.pretrained.loading import load_pretrained_model
+    from llmforge.report import write_report
     from llmforge.results import RunResult, finish
     from llmforge.run import open_run
     from llmforge.runtime.commands import run_command

@@ -15,6 +15,7 @@ from llmforge.callbacks.histograms import Histograms, check_tracker
 from llmforge.callbacks.loss_plot import LossPlot
 from llmforge.callbacks.progress import Progress
 from llmforge.callbacks.run_log import RunLog
+from llmforge.callbacks.run_report import RunReport
 from llmforge.callbacks.samples import Samples
 from llmforge.callbacks.stop import StopOnSignal
 from llmforge.callbacks.throughput import Throughput
@@ -55,7 +56,7 @@ def build_trainer(
         args: Training arguments; evaluation is switched off in them where there is no validation split.
             Without an `output_dir` the run gets a new folder, ``runs/run-<NNN>``, and `args.output_dir` says which.
         generation: Prompts to complete at every evaluation.
-        run: Early stopping and histograms.
+        run: Early stopping, histograms, and whether ``report.html`` is written.
         folder: Where ``metrics.jsonl``, plots and samples go; by default `args.output_dir`.
         max_eval_samples: Evaluate on so many rows only, evenly spread over the split.
         callbacks: More callbacks.
@@ -91,6 +92,8 @@ def build_trainer(
     extra: list[TrainerCallback] = [Divergence(data.document_names, folder), RunLog(folder), LossPlot(folder / "plots")]
     if generation is not None and generation.prompts:
         extra.append(Samples(data.tokenizer, generation, folder))
+    if run.html_report:
+        extra.append(RunReport(folder))
     if run.early_stopping_patience is not None:
         extra.append(EarlyStopping(run.early_stopping_metric, run.early_stopping_patience, run.early_stopping_threshold))
     if run.histogram_steps is not None:

@@ -24,6 +24,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("llmforge.evaluation", "how well a model predicts a text: perplexity, bits per byte, accuracy"),
     "generate": ("llmforge.generate", "text from a model: once, from a file, or as a dialogue"),
     "export": ("llmforge.export", "a trained model as GGUF or safetensors, verified"),
+    "monitor": ("llmforge.monitor", "watch a run in the terminal, while it goes on or afterwards"),
+    "report": ("llmforge.report", "one self-contained HTML page of a run, or of several compared"),
     "checkpoints": ("llmforge.checkpoints.inspect", "list, view, compare, verify and prune the checkpoints of a run"),
 }
 

@@ -79,7 +79,7 @@ def set_dial(config: PretrainConfig, given: set[str], changed: Mapping[str, Any]
     else:
         told = rank_zero_first()(lambda: _decide(config, given))
         deadline.chosen = told["chosen"]
-        deadline.start_seconds, deadline.end_seconds, deadline.step_seconds = told["start"], told["end"], told["step"]
+        deadline.end_seconds, deadline.step_seconds = told["end"], told["step"]
         if rank() == 0:
             kept = yaml.safe_dump({**changed, **deadline.chosen}, sort_keys=False, allow_unicode=True)
             logger.info("%s", told["why"])

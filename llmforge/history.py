@@ -63,7 +63,8 @@ def load_run(path: Path | str) -> Run:
         raise ConfigError(f"There is no run folder {path}.", "Give the folder of a run, such as runs/pretrain-001.")
     if not holds_a_run(path) and not (path / METRICS).exists():
         raise ConfigError(
-            f"{path} is no run: it has neither {RUN_RECORD} nor {METRICS}.", f"Give the folder that holds them{_nearest(path)}."
+            f"{path} is no run: it has neither {RUN_RECORD} nor {METRICS}.",
+            f"Give the folder that holds them{nearest_run(path)}.",
         )
     record = _read(path / RUN_RECORD) or {}
     final = path / FINAL
@@ -78,8 +79,8 @@ def load_run(path: Path | str) -> Run:
     )
 
 
-def _nearest(path: Path) -> str:
-    """A run nearby, for a folder of runs or one inside a run."""
+def nearest_run(path: Path) -> str:
+    """`, such as DIR`: a run nearby, for a folder of runs or one inside a run; empty where there is none."""
     runs = [item for item in (path.parent, *sorted(path.iterdir(), reverse=True)) if item.is_dir() and (item / METRICS).exists()]
     return f", such as {runs[0]}" if runs else ""
 

@@ -13,7 +13,7 @@ from llmforge.configs.run import RunConfig
 from llmforge.data.prepared import PreparedDataset
 from llmforge.runtime.devices import format_bytes, peak_memory
 from llmforge.runtime.logs import logger, printable, show
-from llmforge.runtime.run_folder import FINAL, SAMPLES, RunFolder
+from llmforge.runtime.run_folder import FINAL, REPORT, SAMPLES, RunFolder
 from llmforge.sampling.completions import complete
 from llmforge.sharding import whole_model
 from llmforge.storage.files import new_folder
@@ -91,7 +91,9 @@ def finish(
             run.write_record(context=max(start.found.context, config.data.block_size))
         _write_results(model, trainer.args.seed, run, config, data, result)
         show(_summary(result, run))
-        logger.info("peak memory %s; %s", format_bytes(peak_memory(trainer.args.use_cpu)), _next_commands(run.path, start))
+        logger.info(
+            "peak memory %s; %s", format_bytes(peak_memory(trainer.args.use_cpu)), _next_commands(run.path, start, config)
+        )
     return result
 
 
@@ -191,8 +193,9 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
     return Group(*parts)
 
 
-def _next_commands(path: Path, start: Start | None) -> str:
+def _next_commands(path: Path, start: Start | None, config: RunConfig) -> str:
     text = "  your own text   llmforge pretrain --preset gpt2-10m --corpus DIR\n" if start is None else ""
+    text += f"  the report      {path / REPORT}, in a browser\n" if config.run.html_report else ""
     return (
         f"next:\n{text}"
         f"  the curves      tensorboard --logdir {path.parent} --port 6006\n"

@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from llmforge import mirroring
 from llmforge.callbacks.deadline import Deadline
 from llmforge.checkpoints.drift import differences, refuse_drift, training_settings
 from llmforge.checkpoints.resume import find_checkpoint
+from llmforge.configs.defaults import defaults_of_changed, settings_of
 from llmforge.configs.run import RunConfig
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.configs.units import format_seconds
@@ -23,6 +23,7 @@ from llmforge.errors import CheckpointError, StorageError
 from llmforge.planning.memory import Setup, estimate, largest_rows
 from llmforge.planning.optimizer_state import is_known
 from llmforge.planning.requirements import setup_for
+from llmforge.report import refresh_report
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_rank, local_world_size, rank, rank_zero_first, world_size
 from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
@@ -97,7 +98,10 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         announce(config, data)
         run.write_record(
             name=path.name,
-            config=_plain(config),
+            config=settings_of(config),
+            defaults=defaults_of_changed(config),
+            steps=plan_steps(training, data.card["splits"]["train"]["rows"])[1],
+            device=str(probe_device(training.use_cpu)),
             data={"path": str(data.path), "fingerprint": data.fingerprint, "splits": data.card["splits"]},
             tokenizer=data.card["tokenizer"],
             processes=world_size(),
@@ -114,6 +118,8 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         if failure is not None:
             raise failure
     finally:
+        if config.run.html_report and rank() == 0 and not stop_signals.insisted:
+            refresh_report(path)
         mirroring.close(mirror)
         remove_log_file(handler)
         rank_zero_first().clear()
@@ -149,12 +155,6 @@ def _find(path: Path, config: RunConfig) -> str | None:
     return str(found) if found else None
 
 
-def _plain(config: RunConfig) -> dict[str, Any]:
-    names = ("model", "finetune", "lora", "tokenizer", "data", "generation", "run", "checkpoint", "remote", "deadline")
-    parts = {name: asdict(getattr(config, name)) for name in names if hasattr(config, name)}
-    return {**parts, "training": config.training.to_dict()}
-
-
 def _refuse_drift(run: RunFolder, config: RunConfig, data: PreparedDataset) -> None:
     """What differs from the interrupted run must have been named to be accepted."""
     if run.checkpoint is None:
@@ -163,7 +163,7 @@ def _refuse_drift(run: RunFolder, config: RunConfig, data: PreparedDataset) -> N
     known = next((place / RUN_RECORD for place in (run.checkpoint.parent, run.path) if (place / RUN_RECORD).exists()), None)
     if known is None:
         return
-    record, args, settings = read_json(known), config.training, _plain(config)
+    record, args, settings = read_json(known), config.training, settings_of(config)
     before = record["config"]["training"]
     found: dict[str, tuple[Any, Any]] = {}
     if record["data"]["fingerprint"] != data.fingerprint:

@@ -64,7 +64,7 @@ def test_commands_parse(line, capsys, monkeypatch):
 
 
 def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
-    from llmforge import convert, doctor
+    from llmforge import convert, doctor, monitor, report
     from llmforge.checkpoints import inspect
     from llmforge.configs.checkpoint import CheckpointArguments
     from llmforge.configs.data import DataArguments
@@ -85,8 +85,9 @@ def parses(verb: str, words: list[str], configs: Path | None = None) -> None:
     from llmforge.prepare import PrepareArguments
     from llmforge.tokenizer import TokenizerCommandArguments
 
-    if verb in ("checkpoints", "convert", "doctor"):
-        {"checkpoints": inspect, "convert": convert, "doctor": doctor}[verb].parser().parse_args(words)
+    shown = {"checkpoints": inspect, "convert": convert, "doctor": doctor, "monitor": monitor, "report": report}
+    if verb in shown:
+        shown[verb].parser().parse_args(words)
         return
     classes = {
         "pretrain": [

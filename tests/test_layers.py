@@ -37,10 +37,10 @@ ORDER: list[set[str]] = [
     *folder(
         "configs",
         "source units",
-        "data deadline generation model tokenizer training checkpoint remote lora export plan",
+        "data deadline generation model tokenizer training checkpoint remote lora export plan monitor",
         "evaluation doctor",
         "run",
-        "finetune tuning",
+        "finetune tuning defaults",
     ),
     {"yaml_files"},
     {"parsing"},
@@ -118,7 +118,10 @@ ORDER: list[set[str]] = [
     *folder("sampling", "completions", "turns", "dialogue"),
     {"generate"},
     {"history"},
+    *folder("viewing", "text", "lines curves settings", "standing saved words", "run", "verdicts"),
+    *folder("reporting", "thinning", "charts", "tables", "page"),
     {"report"},
+    *folder("monitoring", "rows encoding terminal log", "brief", "curves", "parts tables", "screen", "live"),
     *folder("callbacks", *_FIRST_CALLBACKS),
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}
     - {"callbacks.__init__", *(f"callbacks.{name}" for name in _FIRST_CALLBACKS)},

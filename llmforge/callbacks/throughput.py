@@ -19,7 +19,8 @@ class Throughput(TrainerCallback):
     - ``useful_tokens_per_second``: targets that were predicted
     - ``mfu``: model FLOPs utilisation, by `flops_per_token` and the device's peak, where that is known
     - ``eta_seconds``: at the pace so far, evaluations and saves included
-    - ``device_memory``, ``device_memory_peak`` (bytes) and ``device_utilization`` (percent), as `device_load`
+    - ``device_memory``, ``device_memory_peak`` (bytes), ``device_utilization`` (percent) and, on a GPU,
+      ``device_temperature`` (degrees Celsius), as `device_load`
 
     The time of evaluations and saves is left out of the rates. The figures go into the event
     itself and into the Trainer's ``log_history``; callbacks that stand behind this one see

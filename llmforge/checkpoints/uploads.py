@@ -11,7 +11,7 @@ from typing import Any, Literal
 from llmforge.checkpoints.manifest import list_checkpoints
 from llmforge.errors import DataError, LlmforgeError
 from llmforge.runtime.logs import logger
-from llmforge.runtime.run_folder import DIVERGENCE, EXIT_RECORD, FINAL, METRICS, RUN_RECORD, SAMPLES, timestamp
+from llmforge.runtime.run_folder import DIVERGENCE, EXIT_RECORD, FINAL, METRICS, REPORT, RUN_RECORD, SAMPLES, timestamp
 from llmforge.storage.records import read_json, write_json
 
 UPLOADS = "uploads.json"
@@ -20,9 +20,12 @@ State = Literal["queued", "uploading", "done", "failed", "superseded", "deleted"
 #: Nothing is to be done any more for a checkpoint in one of these.
 SETTLED = ("done", "superseded", "deleted")
 #: What is mirrored besides checkpoints, in this order.
-_FILES = (RUN_RECORD, METRICS, SAMPLES, DIVERGENCE, "eval.json", "plots/*", "tokenizer/*", f"{FINAL}/*", "run.log", EXIT_RECORD)
+_FILES = (
+    *(RUN_RECORD, METRICS, SAMPLES, DIVERGENCE, "eval.json"),
+    *("plots/*", "tokenizer/*", f"{FINAL}/*", REPORT, "run.log", EXIT_RECORD),
+)
 #: Written to the very end; nothing waits for them.
-LAST_RECORDS = ("run.log", EXIT_RECORD)
+LAST_RECORDS = (REPORT, "run.log", EXIT_RECORD)
 #: The last of a folder to go: without it a part of ``final/`` is no model.
 _LAST = ("config.json",)
 
@@ -145,7 +148,20 @@ class Uploads:
 
 
 def read_uploads(run_dir: Path) -> Record | None:
-    """The record in a run's folder; None where there is none, or none that can be read."""
+    """The record in a run's folder; None where there is none, or none that can be read, which is warned of."""
+    try:
+        return parse_uploads(run_dir)
+    except DataError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def parse_uploads(run_dir: Path) -> Record | None:
+    """The record in a run's folder; None where there is none.
+
+    Raises:
+        DataError: It is damaged.
+    """
     path = run_dir / UPLOADS
     if not path.exists():
         return None
@@ -154,8 +170,7 @@ def read_uploads(run_dir: Path) -> Record | None:
         parts = {name: {key: Upload(**item) for key, item in value[name].items()} for name in ("checkpoints", "files")}
         return Record(str(value["remote"]), int(value["superseded"]), **parts)
     except (DataError, KeyError, TypeError, ValueError, AttributeError) as error:
-        logger.warning("%s is damaged and made anew: %s", path, error)
-        return None
+        raise DataError(f"{path} is damaged and made anew: {error}") from error
 
 
 def stamp_of(path: Path) -> list[int]:

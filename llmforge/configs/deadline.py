@@ -13,12 +13,11 @@ class DeadlineArguments:
     """When a run is to be over.
 
     Attributes:
+        chosen: What was chosen for the deadline, by flag.
         begun: When the command began, on the monotonic clock; the time counts from there.
         evaluations: How often to evaluate and save, evenly over the time; 0 leaves it to the flags.
-        start_seconds: Of preparing the data, as foretold.
         end_seconds: Of the evaluations at start and end and of saving, as foretold.
         step_seconds: Of an optimizer step, as foretold or measured; None where nobody did.
-        chosen: What was chosen for the deadline, by flag.
 
     Raises:
         ConfigError: A time that cannot be.
@@ -33,15 +32,15 @@ class DeadlineArguments:
             "(model, vocabulary, context, batch, schedule, steps) follows from it, the corpus and the device."
         },
     )
-    begun: float = field(default=0.0, init=False)
-    evaluations: int = field(default=0, init=False)
-    start_seconds: float = field(default=0.0, init=False)
-    end_seconds: float = field(default=0.0, init=False)
-    step_seconds: float | None = field(default=None, init=False)
     chosen: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.seconds()
+        # Of this process, and no part of what a run is.
+        self.begun = 0.0
+        self.evaluations = 0
+        self.end_seconds = 0.0
+        self.step_seconds: float | None = None
 
     def seconds(self) -> float | None:
         """``--deadline`` in seconds."""

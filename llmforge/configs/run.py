@@ -68,6 +68,9 @@ class RunArguments:
         default=None,
         metadata={"help": "Histograms of parameters and gradients into the trackers every so many steps; off if not given."},
     )
+    html_report: bool = field(
+        default=True, metadata={"help": "Write report.html, the page of llmforge report, at every evaluation and at the end."}
+    )
 
     def __post_init__(self) -> None:
         if self.resume is not None and "://" in self.resume:

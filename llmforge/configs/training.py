@@ -231,6 +231,11 @@ class ForgeTrainingArguments(TrainingArguments):
             self.learning_rate = self._derived_rate = float(f"{0.1 / width**0.5:.2g}") if muons else ADAMW_LEARNING_RATE
         return self.learning_rate
 
+    @property
+    def learning_rate_follows(self) -> bool:
+        """Whether `learning_rate` is what `choose_learning_rate` says, or will be."""
+        return self.learning_rate is None or self.learning_rate == self._derived_rate
+
     def _optimizer_name(self) -> str:
         name = str(getattr(self.optim, "value", self.optim))
         if name not in OPTIMIZERS:

@@ -143,8 +143,9 @@ def device_load(use_cpu: bool = False) -> dict[str, float]:
 
     Returns:
         ``device_memory`` and ``device_memory_peak`` in bytes (on a GPU what torch has allocated,
-        else what the process has resident) and ``device_utilization`` in percent (of the GPU as
-        its driver says; of the cores this process may use, since the last call).
+        else what the process has resident), ``device_utilization`` in percent (of the GPU as
+        its driver says; of the cores this process may use, since the last call) and, of a GPU,
+        ``device_temperature`` in degrees Celsius.
     """
     import torch
 
@@ -162,9 +163,10 @@ def device_load(use_cpu: bool = False) -> dict[str, float]:
             }
         return {}
     load: dict[str, float] = {"device_memory": torch.cuda.memory_allocated(), "device_memory_peak": peak_memory()}
-    # Needs the maker's library (nvidia-ml-py, amdsmi), which not every installation has.
-    with contextlib.suppress(Exception):
-        load["device_utilization"] = float(torch.cuda.utilization())
+    # Needs the maker's library (nvidia-ml-py, amdsmi), which not every installation has; a part of a card knows only some.
+    for name, ask in (("device_utilization", torch.cuda.utilization), ("device_temperature", torch.cuda.temperature)):
+        with contextlib.suppress(Exception):
+            load[name] = float(ask())
     return load
 
 

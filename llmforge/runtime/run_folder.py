@@ -22,6 +22,7 @@ EXIT_RECORD = "exit.json"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 DIVERGENCE = "divergence.json"
+REPORT = "report.html"
 FINAL = "final"
 RUNS_ROOT = Path("runs")
 

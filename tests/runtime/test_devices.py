@@ -167,3 +167,15 @@ def test_load_of_a_cpu_is_that_of_this_process():
     load = devices.device_load()
     assert set(load) == {"device_memory", "device_memory_peak", "device_utilization"}
     assert 2**20 < load["device_memory"] <= load["device_memory_peak"]
+
+
+def test_load_of_a_gpu_leaves_out_what_its_driver_does_not_tell(monkeypatch):
+    def untold() -> int:
+        raise RuntimeError("a part of a card has no utilisation")
+
+    figures = {"memory_allocated": 7, "max_memory_allocated": 9, "temperature": 61}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name, value in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "utilization", untold)
+    assert devices.device_load() == {"device_memory": 7, "device_memory_peak": 9, "device_temperature": 61.0}

@@ -1,0 +1,1 @@
+"""The parts of `llmforge monitor`: what a terminal shows of a run."""
