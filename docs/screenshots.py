@@ -72,7 +72,7 @@ VIEWS = {
 def train(room: Path) -> Path:
     """A run to look at."""
     run = room / "go-sample"
-    subprocess.run([*TRAINING.split(), "--prompts", PROMPT, "--output_dir", str(run)], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", *TRAINING.split(), "--prompts", PROMPT, "--output_dir", str(run)], check=True, cwd=ROOT)
     return run
 
 
