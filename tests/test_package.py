@@ -29,7 +29,7 @@ import llmforge
 LIBRARY = ROOT / "llmforge"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 #: Files of others that ship, and their licences, lie under the library.
-LICENCES = ["LICENSE", *sorted(str(path.relative_to(ROOT)) for path in LIBRARY.rglob("LICENSE*"))]
+LICENCES = ["LICENSE", *sorted(str(path.relative_to(ROOT)) for path in LIBRARY.rglob("*LICENSE*"))]
 BUILD = "import sys, setuptools.build_meta as backend; print('made', getattr(backend, sys.argv[1])(sys.argv[2]))"
 
 
