@@ -30,7 +30,8 @@ class Deadline(ForgeCallback):
     becomes the step that the run will reach, for bars and estimates. What comes after the last step (evaluation, save, test
     split) is measured where it happened before, and kept free.
 
-    The time used is logged as ``run_seconds``; a resumed run goes on counting from the last one its checkpoint knows.
+    The time used is logged as ``run_seconds``, the step that the run will reach as ``max_steps``; a resumed run goes on
+    counting from the last time its checkpoint knows.
     On several processes the first one's clock is everyone's.
 
     Args:
@@ -51,7 +52,7 @@ class Deadline(ForgeCallback):
     ):
         self.seconds, self.begun, self.evaluations, self.test_share, self.clock = seconds, begun, evaluations, test_share, clock
         self.progress = 0.0  # the share of the training's time that is used
-        self._earlier = 0.0  # seconds of this run's earlier parts
+        self._earlier: float | None = None  # seconds of this run's earlier parts
         self._first = 0.0  # when training began, in seconds of the run
         self._group: Any = None
         self._over = self._due = False
@@ -70,7 +71,7 @@ class Deadline(ForgeCallback):
 
     def used(self) -> float:
         """Seconds of the run so far."""
-        return self._earlier + self.clock() - self.begun
+        return (self._earlier or 0.0) + self.clock() - self.begun
 
     def reserve(self) -> float:
         """Seconds that the end takes: an evaluation and what comes with it, the test split, saving once more, leaving."""
@@ -85,7 +86,8 @@ class Deadline(ForgeCallback):
     ) -> None:
         super().on_train_begin(args, state, control, **kwargs)
         known = [entry for entry in state.log_history or [] if "run_seconds" in entry]
-        self._earlier = known[-1]["run_seconds"] if known else 0.0
+        if self._earlier is None:  # not where this process begins anew, out of memory: that is in its own time
+            self._earlier = known[-1]["run_seconds"] if known else 0.0
         self._first, self._over, self._begun, self._paused = self.used(), False, None, self.clock()
         if known:  # so that the schedule goes on where it was
             self._first = known[0]["run_seconds"] - known[0].get("eval_runtime", 0.0)
@@ -118,8 +120,9 @@ class Deadline(ForgeCallback):
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = self.clock()
         if self._paused is not None:
-            if self._evaluated:
-                self._evaluation, self._rest = self._evaluated, max(now - self._paused - self._evaluated, 0.0)
+            if self._evaluated or self._begun is not None:  # not what only comes before the first step
+                self._evaluation = self._evaluated or self._evaluation
+                self._rest = max(now - self._paused - self._evaluated, 0.0)
             self._paused, self._evaluated = None, 0.0
         elif self._begun is not None:
             taken = now - self._begun
@@ -142,7 +145,7 @@ class Deadline(ForgeCallback):
             control.should_evaluate = args.eval_strategy == IntervalStrategy.STEPS
             control.should_save = args.save_strategy == SaveStrategy.STEPS
         if self._over or control.should_evaluate or control.should_save:
-            self._paused, self._begun = self.clock(), None
+            self._paused = self.clock()
 
     def on_evaluate(
         self,
@@ -163,7 +166,7 @@ class Deadline(ForgeCallback):
         **kwargs: Any,
     ) -> None:
         if logs is not None:
-            seconds = {"run_seconds": round(self.used(), 2)}
-            logs.update(seconds)
+            figures = {"run_seconds": round(self.used(), 2), "max_steps": state.max_steps}
+            logs.update(figures)
             if state.log_history and state.log_history[-1].get("step") == state.global_step:
-                state.log_history[-1].update(seconds)
+                state.log_history[-1].update(figures)

@@ -26,6 +26,11 @@ class Progress(ProgressCallback):
             self.training_bar = self._bar(state.max_steps, desc="training")
         self.current_step = 0
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.training_bar is not None:
+            self.training_bar.total = state.max_steps  # which a deadline changes
+        super().on_step_end(args, state, control, **kwargs)
+
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:

@@ -154,7 +154,7 @@ class RunReader:
         kept = saved(self.path, curves, best[1] if best else None, stands.process is not None, problems)
         # A run that was stopped has saved more steps than it logged.
         step = max([curves.step or 0, *(item.step for item in kept.checkpoints if item.here == "committed")])
-        max_steps = _max_steps(record, config, self.path)
+        max_steps = _max_steps(record, config, curves, self.path)
         return RunView(
             path=self.path,
             name=one_line(self.path.resolve().name),
@@ -247,8 +247,11 @@ def _sample(line: dict[str, Any]) -> Sample | None:
     )
 
 
-def _max_steps(record: dict[str, Any], config: dict[str, Any], path: Path) -> int | None:
-    """What the run planned; of one that did not record it, its setting, or what its log says."""
+def _max_steps(record: dict[str, Any], config: dict[str, Any], curves: Curves, path: Path) -> int | None:
+    """What the run planned, or with a deadline foretells; of one that recorded neither, its setting, or what its log says."""
+    foretold = curves.series.get("max_steps")
+    if foretold is not None and len(foretold) and math.isfinite(foretold.values[-1]):
+        return int(foretold.values[-1])
     for value in (record.get("steps"), _dict(config.get("training")).get("max_steps")):
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value

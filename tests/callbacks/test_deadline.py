@@ -58,8 +58,10 @@ def trained(tokenizer, tmp_path):
     """``trained(seconds, clock)``: a training that began 20 seconds after its command."""
     rows = packed_rows(awkward_documents(tokenizer), tokenizer)
 
-    def train(seconds: float, clock: Clock, resume=None, began: float = 980.0, evaluations: int = 4, more=(), **changes):
-        deadline = Deadline(seconds, began, evaluations, test_share=1.0, clock=clock)
+    def train(
+        seconds: float, clock: Clock, resume=None, began: float = 980.0, evaluations: int = 4, more=(), deadline=None, **changes
+    ):
+        deadline = deadline or Deadline(seconds, began, evaluations, test_share=1.0, clock=clock)
         settings = SETTINGS | {"eval_on_start": resume is None} | changes
         model = tiny_model("gpt2-10m", tokenizer)
         # The clock stands before the deadline in evaluations only: there it says how long one took.
@@ -175,3 +177,25 @@ def test_a_bound_in_steps_holds_and_the_schedule_reaches_its_end(trained):
     trainer = trained(300.0, clock, max_steps=40)
     assert trainer.state.global_step == 40
     assert logged(trainer, "learning_rate")[40] < 1e-3
+
+
+def test_begun_anew_in_the_same_process_nothing_counts_twice(trained):
+    """As after running out of memory: another trainer goes on from the last checkpoint, with the callbacks of the first."""
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_save = control.should_training_stop = state.global_step == 70
+
+    clock = Clock()
+    first = trained(300.0, clock, more=[Stop()])
+    deadline = next(callback for callback in first.callback_handler.callbacks if isinstance(callback, Deadline))
+    trainer = trained(300.0, clock, resume=True, deadline=deadline)
+    assert abs(left_over(trainer, clock, 300.0)) < 2
+
+
+def test_saves_alone_are_kept_time_for_too(trained):
+    clock = Clock(save=6.0)
+    trainer = trained(300.0, clock, eval_strategy="no", eval_on_start=False)
+    assert logged(trainer, "eval_loss") == {}
+    spent = clock.now - 980.0 + clock.save + FINISH_SECONDS  # the last weights are saved once more
+    assert spent == pytest.approx(300.0, abs=2)
