@@ -29,13 +29,13 @@ DIAL = "the dial"
 SWEEP = {
     f"{layers} x {width}, {vocabulary // 1024}k": (layers, width, heads, vocabulary, length, rows)
     for layers, width, heads, vocabulary, length, rows in (
-        (1, 128, 4, 4096, 256, 8),
-        (2, 128, 4, 2048, 256, 8),
+        (2, 64, 2, 4096, 256, 8),
         (2, 128, 4, 4096, 256, 8),
+        (2, 128, 4, 8192, 256, 8),
+        (4, 128, 4, 4096, 256, 8),
+        (4, 128, 4, 8192, 512, 8),
         (2, 256, 8, 4096, 256, 8),
-        (4, 128, 4, 4096, 512, 8),
-        (4, 256, 8, 4096, 512, 8),
-        (6, 256, 8, 8192, 512, 8),
+        (4, 256, 8, 8192, 512, 8),
         (10, 256, 8, 8192, 512, 8),
     )
 }
@@ -50,7 +50,7 @@ def flags(side: str) -> list[str]:
     return f"{shape} --block_size {length} --per_device_train_batch_size {rows} --gradient_accumulation_steps 1".split()
 
 
-def run(side: str, corpus: str, seconds: int, core: int | None) -> dict[str, Any]:
+def run(side: str, corpus: str, shares: str, seconds: int, core: int | None) -> dict[str, Any]:
     """One training and its figures."""
 
     def place() -> None:
@@ -64,7 +64,7 @@ def run(side: str, corpus: str, seconds: int, core: int | None) -> dict[str, Any
             environment["OMP_NUM_THREADS"] = "1"
         llmforge = [sys.executable, "-m", "llmforge"]
         shared: dict[str, Any] = {"env": environment, "cwd": folder, "preexec_fn": place, "capture_output": True, "text": True}
-        words = ["--corpus", corpus, "--deadline", f"{seconds}s", "--output_dir", "run", "--report_to", "none", *flags(side)]
+        words = ["--corpus", corpus, "--split_ratios", shares, "--deadline", f"{seconds}s", "--output_dir", "run", *flags(side)]
         begun = time.perf_counter()
         done = subprocess.run([*llmforge, "pretrain", *words], check=False, **shared)
         taken = time.perf_counter() - begun
@@ -110,6 +110,7 @@ def main() -> None:
     asked = parser(__doc__)
     asked.add_argument("--corpus", default=str(SAMPLE))
     asked.add_argument("--minutes", type=float, default=3.0)
+    asked.add_argument("--split_ratios", default="0.8,0.1,0.1", help="of a large corpus a small test split is enough")
     asked.add_argument("--cores", action="store_true")
     asked.add_argument("--only", nargs="*", choices=[DIAL, *SWEEP])
     args = asked.parse_args()
@@ -121,7 +122,7 @@ def main() -> None:
     def one(side: str) -> dict[str, Any]:
         core = cores.get()
         try:
-            return run(side, str(Path(args.corpus).resolve()), round(60 * args.minutes), core)
+            return run(side, str(Path(args.corpus).resolve()), args.split_ratios, round(60 * args.minutes), core)
         finally:
             cores.put(core)
 
