@@ -20,7 +20,7 @@ from llmforge.mirroring import fetch_records
 from llmforge.models import PRESETS, build_config
 from llmforge.planning.advice import refuse_tiny_corpus
 from llmforge.planning.corpus import CorpusSize, corpus_size
-from llmforge.planning.dial import Choice, Pinned, choose
+from llmforge.planning.dial import SMALLEST, Choice, Pinned, choose
 from llmforge.planning.memory import largest_rows
 from llmforge.planning.requirements import setup_for
 from llmforge.planning.speed import CPU_SHARE, GPU_SHARE
@@ -138,7 +138,7 @@ def _decide(config: PretrainConfig, given: set[str]) -> dict[str, Any]:
             choice, trial = chosen_at(seen)
             measured += f" with {choice.layers} layers of {choice.width}" if seen != rate else ""
         rate = seen
-    refuse_tiny_corpus(int(choice.unique), "the smallest model", choice.weights, size.bytes_per_token)
+    refuse_tiny_corpus(int(choice.unique), "a layer of 64", SMALLEST, size.bytes_per_token)
     chosen = _fields(config, choice, given, device, precision)
     rows = config.data.max_eval_samples if "max_eval_samples" in given else choice.evaluation_rows
     evaluation = (rows or choice.evaluation_rows) * choice.block_size * choice.operations / 3 / rate

@@ -12,9 +12,11 @@ LADDER = (
     *((12, 384), (8, 512), (12, 512), (10, 640), (12, 768), (16, 896), (24, 1024), (36, 1280), (48, 1600)),
 )
 #: Tokens for each weight in the blocks' matrices from which a larger model is taken. The published optimum is 20 for each of all
-#: parameters (Hoffmann et al. 2022). Measured by benchmarks/dial.py on Python's library in 5 minutes of a core: with 33 1.74 bits a byte, with 4
-#: 1.81, with 1 2.12.
+#: parameters (Hoffmann et al. 2022). benchmarks/dial.py measured on Python's library, in 5 minutes of a core: 1.74 bits a byte
+#: with 33 of them, 1.81 with 4, 2.12 with 1.
 TOKENS_A_WEIGHT = 10.0
+#: Weights for each token of the corpus, at most: beyond that more time does not make a larger model. An assumption.
+_WEIGHTS_A_TOKEN = 4.0
 #: Entries by width. More of them than blocks of this width would seem to want: an entry more is fewer tokens a byte, and so more
 #: bytes in the same time.
 _VOCABULARY = ((64, 4096), (256, 8192), (512, 16384), (10**9, 32768))
@@ -28,6 +30,10 @@ _DROPOUT = ((4.0, 0.1), (20.0, 0.2))
 _CONTEXT = ((128, 256), (384, 512), (10**9, 1024))
 #: Of the tokens that the time is enough for, what one evaluation may have: a third of the work of training on them.
 _EVALUATED, _LEAST_ROWS = 0.018, 16
+
+
+#: Weights of the least model.
+SMALLEST = 12 * LADDER[0][0] * LADDER[0][1] ** 2
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,11 @@ def choose(seconds: float, rate: float, corpus: float, pinned: Pinned = NOTHING,
     """
     shapes = (pinned.shape,) if pinned.shape else LADDER
     made = [_with_shape(layers, width, seconds * rate, corpus, pinned, processes) for layers, width in shapes]
-    enough = [choice for choice in made if choice.tokens >= TOKENS_A_WEIGHT * choice.weights]
+    enough = [
+        choice
+        for choice in made
+        if choice.tokens >= TOKENS_A_WEIGHT * choice.weights and choice.weights <= _WEIGHTS_A_TOKEN * choice.unique
+    ]
     return (enough or made[:1])[-1]
 
 
