@@ -232,7 +232,7 @@ def prepare_run(config: PretrainConfig) -> PreparedDataset:
     folder = None if config.dry_run else config.training.output_dir
     with alone_in(folder, lambda: None, begins=False) if folder else contextlib.nullcontext():
         data = load_prepared(rank_zero_first()(make))
-    refuse_late(config)
+    rank_zero_first()(lambda: refuse_late(config))
     choose_batch(config, data)
     if config.dry_run:
         announce(config, data)

@@ -196,8 +196,7 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
 def _next_commands(path: Path, start: Start | None, config: RunConfig) -> str:
     text = "  your own text   llmforge pretrain --preset gpt2-10m --corpus DIR\n" if start is None else ""
     text += f"  the report      {path / REPORT}, in a browser\n" if config.run.html_report else ""
-    return (
-        f"next:\n{text}"
-        f"  the curves      tensorboard --logdir {path.parent} --port 6006\n"
-        f"  more steps      add --output_dir {path} --resume --max_steps N to the same command"
-    )
+    more = "more steps      add --output_dir {} --resume --max_steps N to the same command"
+    if config.deadline.deadline is not None:
+        more = "more time       add --output_dir {} --resume to the same command, with a longer --deadline"
+    return f"next:\n{text}  the curves      tensorboard --logdir {path.parent} --port 6006\n  {more.format(path)}"

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from llmforge import mirroring
-from llmforge.callbacks.deadline import Deadline
+from llmforge.callbacks.deadline import FINISH_SECONDS, Deadline
 from llmforge.checkpoints.drift import differences, refuse_drift, training_settings
 from llmforge.checkpoints.resume import find_checkpoint
+from llmforge.configs.deadline import UNBOUNDED
 from llmforge.configs.defaults import defaults_of_changed, settings_of
 from llmforge.configs.run import RunConfig
 from llmforge.configs.training import ForgeTrainingArguments
@@ -100,7 +101,7 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
             name=path.name,
             config=settings_of(config),
             defaults=defaults_of_changed(config),
-            steps=plan_steps(training, data.card["splits"]["train"]["rows"])[1],
+            steps=_planned(config, plan_steps(training, data.card["splits"]["train"]["rows"])[1]),
             device=str(probe_device(training.use_cpu)),
             data={"path": str(data.path), "fingerprint": data.fingerprint, "splits": data.card["splits"]},
             tokenizer=data.card["tokenizer"],
@@ -133,7 +134,8 @@ def _keep_time(run: RunFolder, config: RunConfig, data: PreparedDataset) -> None
     splits, most = data.card["splits"], config.data.max_eval_samples
     rows = {name: min(split["rows"], most or split["rows"]) for name, split in splits.items()}
     share = rows.get("test", 0) / max(rows.get("validation", 0), 1)
-    run.callbacks.append(Deadline(seconds, deadline.begun, deadline.evaluations, share))
+    foretold = (max(deadline.end_seconds, FINISH_SECONDS), deadline.step_seconds)
+    run.callbacks.append(Deadline(seconds, deadline.begun, deadline.evaluations, share, foretold))
 
 
 def _find(path: Path, config: RunConfig) -> str | None:
@@ -232,9 +234,14 @@ def _setup(config: RunConfig, data: PreparedDataset) -> Setup:
     return setup_for(config, vocabulary, device, _precision(vars(training)), world_size(), wants_sharding(training))
 
 
+def _planned(config: RunConfig, steps: int) -> int | None:
+    """Of these, what the run will take; None where the time decides."""
+    return None if config.deadline.deadline is not None and steps >= UNBOUNDED else steps
+
+
 def _step_count(config: RunConfig, steps: int) -> str:
     seconds = config.deadline.seconds()
-    if seconds is None:
+    if seconds is None or _planned(config, steps):
         return f"{steps:,}"
     left = format_seconds(seconds - (time.monotonic() - config.deadline.begun))
     return f"as many as fit into the {left} that are left, evaluation and saving included,"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import recipe_config
 
 from llmforge import dial
 from llmforge.errors import ConfigError, DataError
@@ -164,3 +165,38 @@ def dial_alone(text: Path, *flags: str):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llmforge.pretrain.check_config", lambda *_, **__: None)
         return parsed(text, "--deadline", "30m", *flags)
+
+
+@pytest.mark.parametrize("flags", [[], ["--output_dir", "never/begun"]])
+def test_resume_where_no_run_has_begun_chooses_as_a_new_run(text, probed, flags):
+    """What always passes --resume, a job that may be preempted, passes it the first time too."""
+    fresh = parsed(text, "--deadline", "30m")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llmforge.pretrain.check_config", lambda *_, **__: None)
+        assert parsed(text, "--deadline", "30m", "--resume", *flags).model == fresh.model
+
+
+def test_a_share_is_one_of_the_time(text, probed):
+    config = parsed(text, "--deadline", "30m", "--eval_steps", "0.1")
+    assert (config.deadline.evaluations, config.training.eval_steps) == (10, dial.UNBOUNDED)
+    assert config.training.save_steps == dial.UNBOUNDED
+    with pytest.raises(ConfigError, match=r"--logging_steps 0\.01 with --deadline"):
+        parsed(text, "--deadline", "30m", "--logging_steps", "0.01")
+    assert parsed(text, "--deadline", "30m", "--warmup_steps", "20", "--max_steps", "200").training.warmup_steps == 20
+
+
+def test_a_recipe_s_own_config_stays_and_the_time_bounds_it(probed):
+    config = recipe_config("pretrain_go", "demo", "--deadline", "5m", "--report_to", "none")
+    plain = recipe_config("pretrain_go", "demo", "--report_to", "none")
+    assert config.model == plain.model
+    assert config.training.max_steps == plain.training.max_steps
+
+
+def test_among_several_processes_nothing_is_tried_that_needs_them_all(text, probed, monkeypatch):
+    monkeypatch.setattr(dial, "world_size", lambda: 2)
+    monkeypatch.setattr(dial, "local_world_size", lambda: 2)
+    parsed(text, "--deadline", "30m")
+    assert probed.models == []
+    monkeypatch.setattr(dial, "local_world_size", lambda: 1)
+    with pytest.raises(ConfigError, match="each would choose for itself"):
+        parsed(text, "--deadline", "30m")

@@ -131,7 +131,13 @@ ORDER: list[set[str]] = [
     {"build"},
     *folder("tuning", "shape", "start"),
     *folder(
-        "planning", "shapes", "optimizer_state activations", "memory", "speed requirements corpus advice", "outline dial", "table"
+        "planning",
+        "shapes",
+        "optimizer_state activations",
+        "memory",
+        "speed requirements corpus advice",
+        "outline dial",
+        "table flags",
     ),
     {"speed_probe"},
     {"dial"},

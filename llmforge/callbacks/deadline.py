@@ -11,6 +11,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from llmforge.callbacks.forge_callback import ForgeCallback
+from llmforge.checkpoints.restore import EVALUATED_NEXT
 from llmforge.configs.units import format_seconds
 from llmforge.runtime.logs import logger
 
@@ -39,6 +40,7 @@ class Deadline(ForgeCallback):
         begun: When the command began, on `clock`.
         evaluations: How often to evaluate and save, evenly over the time, the end included; 0 leaves it to the flags.
         test_share: Rows of the test split for each one that an evaluation has.
+        foretold: Seconds of the end, and of a step where they are known, until they are measured.
         clock: Seconds, as `time.monotonic`.
     """
 
@@ -48,9 +50,11 @@ class Deadline(ForgeCallback):
         begun: float,
         evaluations: int = 0,
         test_share: float = 0.0,
+        foretold: tuple[float, float | None] = (FINISH_SECONDS, None),
         clock: Callable[[], float] = time.monotonic,
     ):
         self.seconds, self.begun, self.evaluations, self.test_share, self.clock = seconds, begun, evaluations, test_share, clock
+        self.foretold = foretold
         self.progress = 0.0  # the share of the training's time that is used
         self._earlier: float | None = None  # seconds of this run's earlier parts
         self._first = 0.0  # when training began, in seconds of the run
@@ -59,8 +63,10 @@ class Deadline(ForgeCallback):
         self._step = 0.0  # seconds of one
         self._bound = 1  # steps that are not gone beyond
         self._begun: float | None = None  # when this one began
-        self._paused: float | None = None  # when the steps were left for an evaluation or a save
-        self._evaluation = self._rest = 0.0  # seconds of an evaluation, and of what comes with it: pictures, samples, a save
+        self._ended = 0.0  # when the last one ended
+        self._paused = False  # whether there was an evaluation or a save since
+        self._evaluation: float | None = None  # seconds of one
+        self._rest = 0.0  # and of what comes with it: pictures, samples, a save
         self._evaluated = 0.0  # seconds of the evaluation in this pause
 
     def attach(self, trainer: Any) -> None:
@@ -75,6 +81,8 @@ class Deadline(ForgeCallback):
 
     def reserve(self) -> float:
         """Seconds that the end takes: an evaluation and what comes with it, the test split, saving once more, leaving."""
+        if self._evaluation is None:
+            return self.foretold[0] + 2 * self._rest
         return self._evaluation * (1 + self.test_share) + 2 * self._rest + FINISH_SECONDS
 
     def left(self) -> float:
@@ -88,19 +96,31 @@ class Deadline(ForgeCallback):
         known = [entry for entry in state.log_history or [] if "run_seconds" in entry]
         if self._earlier is None:  # not where this process begins anew, out of memory: that is in its own time
             self._earlier = known[-1]["run_seconds"] if known else 0.0
-        self._first, self._over, self._begun, self._paused = self.used(), False, None, self.clock()
+            self._evaluation = next((entry["eval_runtime"] for entry in reversed(known) if "eval_runtime" in entry), None)
+        self.progress, self._first, self._over, self._due = 0.0, self.used(), False, False
         if known:  # so that the schedule goes on where it was
             self._first = known[0]["run_seconds"] - known[0].get("eval_runtime", 0.0)
+        self._begun, self._ended, self._paused, self._bound = None, self.clock(), False, state.max_steps
         if args.world_size > 1 and self._group is None:
             self._group = torch.distributed.new_group(backend="gloo")
-        self._bound = state.max_steps
         self._agree(state)
         if state.global_step and self._over:
             control.should_training_stop = True
             if state.is_world_process_zero:
                 logger.info("the deadline of %s was used up by step %d", format_seconds(self.seconds), state.global_step)
         if hasattr(lr_scheduler, "lr_lambdas"):
-            lr_scheduler.lr_lambdas = [self._paced(function, state.max_steps) for function in lr_scheduler.lr_lambdas]
+            lr_scheduler.lr_lambdas = [self._paced(function, self._bound) for function in lr_scheduler.lr_lambdas]
+            if state.global_step:  # the rate of the next step was read before this, at a step of `max_steps`
+                rates = zip(lr_scheduler.base_lrs, lr_scheduler.lr_lambdas, strict=True)
+                lr_scheduler._last_lr = [base * function(lr_scheduler.last_epoch) for base, function in rates]
+                for group, rate in zip(lr_scheduler.optimizer.param_groups, lr_scheduler._last_lr, strict=True):
+                    group["lr"] = rate
+        if self.foretold[1]:
+            self._foretell(state, self.foretold[1])
+
+    def _foretell(self, state: TrainerState, step: float) -> None:
+        """Say which step will be reached when each takes so many seconds."""
+        state.max_steps = min(state.global_step + max(round(self.left() / step), 1), self._bound)
 
     def _paced(self, function: Callable[[float], float], steps: int) -> Callable[[int], float]:
         # A plain function: the attributes of anything else would go into checkpoints.
@@ -119,11 +139,11 @@ class Deadline(ForgeCallback):
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = self.clock()
-        if self._paused is not None:
+        if self._paused:
             if self._evaluated or self._begun is not None:  # not what only comes before the first step
                 self._evaluation = self._evaluated or self._evaluation
-                self._rest = max(now - self._paused - self._evaluated, 0.0)
-            self._paused, self._evaluated = None, 0.0
+                self._rest = max(now - self._ended - self._evaluated, 0.0)
+            self._paused, self._evaluated = False, 0.0
         elif self._begun is not None:
             taken = now - self._begun
             self._step = taken if self._step == 0 else self._step + _NEWEST * (taken - self._step)
@@ -136,16 +156,19 @@ class Deadline(ForgeCallback):
         self._due = passed and self.progress < 1 - LAST_SHARE and not self._over
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._ended = self.clock()
         if self._over:
             state.max_steps = state.global_step  # stock's own callback, which stands behind this one, sees to the rest
             control.should_log = True
         elif self._step:
-            state.max_steps = min(state.global_step + max(round(self.left() / self._step), 1), self._bound)
+            self._foretell(state, self._step)
         if self._due:
+            control.should_log = True
             control.should_evaluate = args.eval_strategy == IntervalStrategy.STEPS
             control.should_save = args.save_strategy == SaveStrategy.STEPS
-        if self._over or control.should_evaluate or control.should_save:
-            self._paused = self.clock()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._paused = True
 
     def on_evaluate(
         self,
@@ -155,7 +178,8 @@ class Deadline(ForgeCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        self._evaluated = (metrics or {}).get("eval_runtime", 0.0)
+        self._paused = True
+        self._evaluated += (metrics or {}).get("eval_runtime", 0.0)
 
     def on_log(
         self,
@@ -170,3 +194,5 @@ class Deadline(ForgeCallback):
             logs.update(figures)
             if state.log_history and state.log_history[-1].get("step") == state.global_step:
                 state.log_history[-1].update(figures)
+                if (self._due or self._over) and "loss" in logs and args.eval_strategy == IntervalStrategy.STEPS:
+                    state.log_history[-1][EVALUATED_NEXT] = True

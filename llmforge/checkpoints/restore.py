@@ -53,6 +53,10 @@ def restore_optimizer(trainer: Any, checkpoint: str | None, load: Callable[[str 
         scheduler._last_lr = [group["lr"] for group in trainer.optimizer.param_groups]
 
 
+#: In an event of ``log_history``: that its step is evaluated next, which its number does not tell.
+EVALUATED_NEXT = "evaluated_next"
+
+
 def evaluation_is_due(state: Any, args: Any, steps_an_epoch: int) -> bool:
     """Whether the step that a run is resumed at was to be evaluated and was not: the evaluation was cut short."""
     step = state.global_step
@@ -61,5 +65,6 @@ def evaluation_is_due(state: Any, args: Any, steps_an_epoch: int) -> bool:
     if args.eval_strategy == IntervalStrategy.EPOCH:
         return step % steps_an_epoch == 0 and args.eval_delay <= (state.epoch or 0)
     if args.eval_strategy == IntervalStrategy.STEPS:
-        return (step % state.eval_steps == 0 or step >= state.max_steps) and args.eval_delay <= step
+        told = any(entry.get("step") == step and EVALUATED_NEXT in entry for entry in state.log_history)
+        return told or ((step % state.eval_steps == 0 or step >= state.max_steps) and args.eval_delay <= step)
     return False

@@ -7,6 +7,9 @@ from typing import Any
 
 from llmforge.configs.units import parse_seconds
 
+#: Steps that no training takes: where a deadline is the bound, `max_steps`, `eval_steps` and `save_steps` are this.
+UNBOUNDED = 10_000_000
+
 
 @dataclass
 class DeadlineArguments:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from llmforge.configs.deadline import UNBOUNDED
+
 if TYPE_CHECKING:
     from llmforge.configs.run import RunConfig
 
@@ -23,7 +25,8 @@ def settings_of(config: RunConfig) -> dict[str, dict[str, Any]]:
 def defaults_of_changed(config: RunConfig) -> dict[str, dict[str, Any]]:
     """The defaults of the settings that have another value, by part.
 
-    A value that follows from others, as the learning rate from the model's width, is no change.
+    A value that follows from others, as the learning rate from the model's width or no number of steps from a deadline, is
+    no change.
     """
     from llmforge.configs.training import deferred_process_group  # loaded by whoever has such a config
 
@@ -37,7 +40,7 @@ def defaults_of_changed(config: RunConfig) -> dict[str, dict[str, Any]]:
         part: {
             name: fresh[part][name]
             for name, value in values.items()
-            if name in fresh[part] and not _same(value, fresh[part][name])
+            if name in fresh[part] and not _same(value, fresh[part][name]) and name != "chosen" and value != UNBOUNDED
         }
         for part, values in settings.items()
     }

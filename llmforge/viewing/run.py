@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmforge.configs.deadline import UNBOUNDED
 from llmforge.errors import ConfigError, LlmforgeError
 from llmforge.history import nearest_run
 from llmforge.runtime.run_folder import DIVERGENCE, EXIT_RECORD, METRICS, RUN_RECORD, SAMPLES, holds_a_run
@@ -253,7 +254,7 @@ def _max_steps(record: dict[str, Any], config: dict[str, Any], curves: Curves, p
     if foretold is not None and len(foretold) and math.isfinite(foretold.values[-1]):
         return int(foretold.values[-1])
     for value in (record.get("steps"), _dict(config.get("training")).get("max_steps")):
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < UNBOUNDED:
             return value
     found = [match for line in tail(path / LOG) if (match := _OF_STEPS.search(line))]
     return int(found[-1][2][:15]) if found else None

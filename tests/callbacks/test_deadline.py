@@ -30,6 +30,10 @@ class Clock(TrainerCallback):
         self.now += self.batch
         self._batches += 1
 
+    def on_log(self, args, state, control, **kwargs):
+        if "eval_runtime" in state.log_history[-1]:
+            state.log_history[-1]["eval_runtime"] = self.batch * self._batches
+
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         metrics["eval_runtime"] = self.batch * self._batches  # by this clock
         self._batches = 0
@@ -199,3 +203,82 @@ def test_saves_alone_are_kept_time_for_too(trained):
     assert logged(trainer, "eval_loss") == {}
     spent = clock.now - 980.0 + clock.save + FINISH_SECONDS  # the last weights are saved once more
     assert spent == pytest.approx(300.0, abs=2)
+
+
+class Halt(TrainerCallback):
+    """Ends the training after a step, as a stop does, or cuts the evaluation of one short."""
+
+    def __init__(self, step: int = 0, evaluation: int = 0):
+        self.step, self.evaluation, self.trainer = step, evaluation, None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            control.should_save = control.should_training_stop = True
+
+    def attach(self, trainer):
+        self.trainer = trainer
+
+    def on_prediction_step(self, args, state, control, **kwargs):
+        if self.evaluation and state.global_step >= self.evaluation:
+            self.trainer._save_checkpoint(self.trainer.model, trial=None)
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1])
+def test_the_first_step_after_a_resume_has_the_rate_that_the_time_has(trained, warmup):
+    """Trainer reads the schedule at the step before anyone can say what the time is."""
+    bound = {"max_steps": 10_000_000, "eval_strategy": "no", "eval_on_start": False, "warmup_steps": warmup}
+    trained(300.0, Clock(), more=[Halt(150)], **bound)
+    again = Clock()
+    trainer = trained(300.0, again, resume=True, **bound)
+    rates = logged(trainer, "learning_rate")
+    assert rates[150] > rates[151] > rates[152] > 0
+    assert rates[150] - rates[152] < 0.1 * 1e-2 + 0.08e-2  # two steps, and the twenty seconds of a start
+
+
+def test_an_evaluation_that_was_cut_short_is_done_first_when_the_run_goes_on(trained):
+    with pytest.raises(KeyboardInterrupt):
+        trained(300.0, Clock(), more=[Halt(evaluation=40)])
+    begun = Clock()
+    trainer = trained(300.0, begun, resume=True)
+    evaluated = list(logged(trainer, "eval_loss"))
+    cut = next(step for step in evaluated if step >= 40)
+    assert evaluated.count(cut) == 1
+    assert cut < min(step for step in logged(trainer, "loss") if logged(trainer, "run_seconds")[step] > 120) + 5
+    assert trainer.state.log_history[next(i for i, e in enumerate(trainer.state.log_history) if e["step"] == cut + 1) - 1].get(
+        "eval_loss"
+    )
+
+
+@pytest.mark.parametrize("rhythm", [{"eval_steps": 20, "save_steps": 20}, {"eval_strategy": "epoch", "save_strategy": "epoch"}])
+def test_pauses_of_the_users_own_rhythm_are_measured_too(trained, rhythm):
+    """Ten seconds of evaluating and six of saving, at steps of a second; not known before the first of them."""
+    told = []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            told.append(state.max_steps - state.global_step)
+
+    clock = Clock(batch=5.0, save=6.0)
+    trainer = trained(600.0, clock, evaluations=0, eval_on_start=False, more=[Look()], **rhythm)
+    assert abs(left_over(trainer, clock, 600.0)) < 20  # an evaluation of the user's may come just before the end
+    jumps = [one - other for one, other in itertools.pairwise(told[25:-1])]
+    assert max(jumps) - min(jumps) < 40
+
+
+def test_a_resumed_run_keeps_time_for_an_evaluation_it_has_not_seen_itself(trained):
+    trained(600.0, Clock(batch=5.0), more=[Halt(430)])
+    again = Clock(batch=5.0)
+    again.now = 5000.0
+    trainer = trained(600.0, again, resume=True, began=4990.0)
+    seconds = logged(trainer, "run_seconds")
+    assert max(seconds.values()) + again.batch * batches(trainer) + FINISH_SECONDS == pytest.approx(600.0, abs=3)
+
+
+def test_begun_anew_from_the_start_it_warms_up_again(trained):
+    clock = Clock()
+    first = trained(300.0, clock, more=[Halt(60)], save_strategy="no")
+    deadline = next(callback for callback in first.callback_handler.callbacks if isinstance(callback, Deadline))
+    rates = logged(trained(300.0, clock, deadline=deadline), "learning_rate")
+    assert abs(left_over(first, clock, 300.0)) < 3
+    assert rates[3] < 1e-2

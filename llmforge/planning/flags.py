@@ -1,0 +1,110 @@
+"""A choice for a deadline as the flags of a run."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from llmforge.configs.model import FIELDS
+from llmforge.configs.run import PretrainConfig
+from llmforge.models import PRESETS, build_config
+from llmforge.planning.corpus import CorpusSize
+from llmforge.planning.dial import Choice, Pinned
+from llmforge.planning.memory import largest_rows
+from llmforge.planning.requirements import setup_for
+from llmforge.runtime.devices import Device, available_memory
+from llmforge.runtime.launch import local_world_size, world_size
+from llmforge.tokenization import load_pretrained
+
+#: Rows of a micro-batch on a CPU, which more do not make faster, and the share of the free memory that they may take.
+_CPU_ROWS, _MEMORY_SHARE = 16, 0.8
+
+
+def pinned_by(config: PretrainConfig, given: set[str], size: CorpusSize) -> Pinned:
+    """What is not to be chosen."""
+    shape = None
+    if names_model(given):
+        model = build_config(config.model, PRESETS[config.model.preset].vocab_size)
+        shape = (model.num_hidden_layers, model.hidden_size)
+    training = config.training
+    step = {"per_device_train_batch_size", "gradient_accumulation_steps"} & given
+    rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * world_size()
+    vocabulary = config.tokenizer.vocab_size if "vocab_size" in given else size.vocabulary
+    if vocabulary is None and config.tokenizer.tokenizer is not None:
+        vocabulary = len(load_pretrained(config.tokenizer.tokenizer))
+    return Pinned(
+        shape,
+        vocabulary,
+        size.block_size if size.counted or "block_size" in given else None,
+        rows if step else None,
+    )
+
+
+def names_model(given: set[str]) -> bool:
+    sizes = ("preset", "n_layer", "n_embd", "n_head", "n_inner", *FIELDS["GPT-NeoX"])
+    return bool(given & set(sizes))
+
+
+def flags_of(config: PretrainConfig, choice: Choice, given: set[str], device: Device, precision: str) -> dict[str, Any]:
+    """The flags of a choice that the user has not given."""
+    fields: dict[str, Any] = {}
+    if not names_model(given):
+        fields |= _model(choice)
+        if choice.dropout:
+            fields |= {"resid_pdrop": choice.dropout, "embd_pdrop": choice.dropout}
+    if config.data.dataset_dir is None:
+        fields |= {"block_size": choice.block_size}
+        fields |= {"vocab_size": choice.vocabulary} if config.tokenizer.tokenizer is None else {}
+    if not {"lr_scheduler_kwargs", "min_lr_ratio", "decay_ratio"} & given:  # which are of another schedule
+        fields |= {"lr_scheduler_type": "linear"}
+    fields |= {"max_eval_samples": choice.evaluation_rows}
+    fields |= {"logging_steps": min(max(int(choice.tokens / choice.step_tokens / 100), 1), 10)}
+    share = choice.step_rows // world_size()
+    if not {"per_device_train_batch_size", "gradient_accumulation_steps"} & given:
+        setup = setup_for(with_flags(config, fields), choice.vocabulary, device, precision, world_size())
+        sharing = local_world_size() if device.kind == "cpu" else 1
+        room = int(available_memory(config.training.use_cpu) * _MEMORY_SHARE) // sharing
+        most = largest_rows(setup, share, room) or 1
+        while device.kind == "cpu" and most > _CPU_ROWS and most % 2 == 0:
+            most //= 2
+        fields |= {"per_device_train_batch_size": most, "gradient_accumulation_steps": share // most}
+        fields |= {"per_device_eval_batch_size": min(most, 8)}
+        if device.kind != "cpu":
+            fields |= {"auto_batch": True}
+    return {name: value for name, value in fields.items() if name not in given}
+
+
+def _model(choice: Choice) -> dict[str, Any]:
+    """The preset of these sizes, or the nearest one with other sizes."""
+    exact = [
+        name
+        for name, preset in PRESETS.items()
+        if (preset.family, preset.layers, preset.width) == ("GPT-2", choice.layers, choice.width)
+    ]
+    if exact:
+        return {"preset": exact[0]}
+    near = min(
+        (name for name in PRESETS if PRESETS[name].family == "GPT-2"),
+        key=lambda name: abs(math.log(choice.weights / (12 * PRESETS[name].layers * PRESETS[name].width ** 2))),
+    )
+    return {"preset": near, "n_layer": choice.layers, "n_embd": choice.width, "n_head": choice.heads}
+
+
+def with_flags(config: PretrainConfig, fields: Mapping[str, Any]) -> PretrainConfig:
+    """A copy of `config` with these fields."""
+    made = copy.copy(config)
+    for part in ("model", "tokenizer", "data", "training", "run"):
+        setattr(made, part, copy.copy(getattr(config, part)))
+    apply_flags(made, fields)
+    return made
+
+
+def apply_flags(config: PretrainConfig, fields: Mapping[str, Any]) -> None:
+    parts = (config.model, config.tokenizer, config.data, config.training, config.run)
+    for name, value in fields.items():
+        if name == "lr_scheduler_type":
+            config.training.set_schedule(value)
+            continue
+        setattr(next(part for part in parts if hasattr(part, name)), name, value)
