@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -657,7 +658,8 @@ def test_the_record_can_be_read_while_another_thread_changes_it(run, monkeypatch
 def test_closing_does_not_wait_for_a_process_that_hangs(run, apart, tmp_path):
     """As on a dead network disk: here a pipe that nobody writes to stands for the file."""
     (tmp_path / "store" / "run").mkdir(parents=True, exist_ok=True)
-    os.mkfifo(tmp_path / "store" / "run" / "run.json")
+    pipe = tmp_path / "store" / "run" / "run.json"
+    os.mkfifo(pipe)
 
     def ask():
         with pytest.raises(RemoteError):
@@ -665,9 +667,17 @@ def test_closing_does_not_wait_for_a_process_that_hangs(run, apart, tmp_path):
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
-    time.sleep(1)
+    held: list[int] = []
+
+    def reads() -> bool:
+        with contextlib.suppress(OSError):  # nobody does yet
+            held.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(held)
+
+    until(reads)
     begun = time.monotonic()
     apart.close()
-    asking.join(5)
+    asking.join(20)
     assert not asking.is_alive()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 20
+    os.close(held[0])
