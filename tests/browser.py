@@ -30,6 +30,19 @@ def _chromium() -> str | None:
 @contextlib.contextmanager
 def chromium(profile: Path) -> Iterator[Any]:
     """A selenium driver that logs the console and every request, with a profile of its own in `profile`."""
+    from selenium.common.exceptions import WebDriverException
+
+    try:
+        driver = _started(profile / "first")
+    except WebDriverException:  # its own patience is a minute, and that may be too little beside other tests
+        driver = _started(profile / "second")
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def _started(profile: Path) -> Any:
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -37,11 +50,7 @@ def chromium(profile: Path) -> Iterator[Any]:
     for flag in [*_FLAGS.split(), f"--user-data-dir={profile}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
-        yield driver
-    finally:
-        driver.quit()
+    return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
 
 def resize(driver: Any, width: int, height: int, mobile: bool = False) -> None:

@@ -38,6 +38,8 @@ def pytest_collection_finish() -> None:
     accelerate collects garbage at the start of every training: half a second among a million objects that stay anyway, and
     longer in a forked process, to which looking at them copies them. What tests leave behind is collected as before.
     """
+    if "transformers" in sys.modules:  # some test will train: what draws its curves is there before the first of them
+        import llmforge.callbacks.loss_plot  # noqa: F401
     gc.collect()
     gc.freeze()
 

@@ -118,7 +118,7 @@ ORDER: list[set[str]] = [
     *folder("sampling", "completions", "turns", "dialogue"),
     {"generate"},
     {"history"},
-    *folder("viewing", "text", "lines curves settings", "standing saved words", "run", "verdicts"),
+    *folder("viewing", "text", "lines curves settings", "standing samples saved words", "run", "verdicts"),
     *folder("reporting", "thinning", "charts", "tables", "page"),
     {"report"},
     *folder("monitoring", "rows encoding terminal log", "brief", "curves", "parts tables", "screen", "live"),

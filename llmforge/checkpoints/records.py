@@ -15,7 +15,7 @@ from llmforge.errors import LlmforgeError
 from llmforge.runtime.run_folder import FINAL, METRICS, SAMPLES
 
 #: What a run appends to. Like all that may change while it is sent, which is all but the final model, it is copied first.
-_APPENDED = (METRICS, SAMPLES, "run.log")
+APPENDED = (METRICS, SAMPLES, "run.log")
 #: Bytes up to which such a file goes whenever it has changed.
 _SMALL = 1 << 18
 #: A larger one goes once it has grown by this share of what the store has.
@@ -50,7 +50,7 @@ class Records:
         due = []
         for name, stamp in changed_files(self.run_dir, record):
             known = record.files[name].stamp if name in record.files else None
-            waits = name in _APPENDED and known is not None and stamp[0] > _SMALL
+            waits = name in APPENDED and known is not None and stamp[0] > _SMALL
             if not (waits and known and known[0] <= stamp[0] < known[0] * (1 + _GROWTH)):
                 due.append((name, stamp))
         return due
@@ -58,7 +58,7 @@ class Records:
     def send_grown(self) -> None:
         """Send what the run appends to, as far as that can be done: what fails, goes with the next round."""
         for name, _ in self.changed():
-            if name in _APPENDED:
+            if name in APPENDED:
                 self.send(name)
 
     def send(self, name: str) -> str | None:

@@ -11,7 +11,7 @@ from llmforge.checkpoints.courier import Courier
 from llmforge.checkpoints.failures import RemoteError
 from llmforge.checkpoints.fetch import best_step_of
 from llmforge.checkpoints.manifest import checkpoint_step, list_checkpoints
-from llmforge.checkpoints.records import Records
+from llmforge.checkpoints.records import APPENDED, Records
 from llmforge.checkpoints.tidying import release_local, tidy_store
 from llmforge.checkpoints.uploads import LAST_RECORDS, SETTLED, Uploads, undelivered
 from llmforge.checkpoints.waiting import Waiting
@@ -19,6 +19,7 @@ from llmforge.configs.remote import RemoteArguments
 from llmforge.errors import CheckpointError, LlmforgeError
 from llmforge.runtime.devices import format_bytes
 from llmforge.runtime.logs import logger
+from llmforge.runtime.run_folder import METRICS
 from llmforge.runtime.signals import stop_signals
 
 #: Seconds between two rounds of the records while training goes on.
@@ -233,7 +234,8 @@ class Mirror:
         begun = time.monotonic()
         self.uploads.change(upload, "uploading", attempts=upload.attempts + 1)
         # First: once the checkpoint is there the machine may go, and the next one has no other source of what led up to it.
-        self.records.send_grown()
+        if not self._is_hurried():
+            self.records.send_grown()
         try:
             sent = int(self.courier.ask("send_checkpoint", self.run_dir / name))
         except (LlmforgeError, OSError) as error:
@@ -251,6 +253,13 @@ class Mirror:
         if sent:
             logger.info("%s is uploaded: %s in %.1f s", name, format_bytes(sent), seconds)
         return True
+
+    def _is_hurried(self) -> bool:
+        """Whether what the run appends to goes after the checkpoint: a stop was asked for, and on a slow link it would use up
+        what is left for both. What the store has none of yet goes first all the same.
+        """
+        known = self.uploads.files.get(METRICS)
+        return bool(stop_signals.asked and known is not None and known.stamp)
 
     def _tell(self, name: str, error: str, more: str) -> None:
         """A failure, once for each reason."""
@@ -284,6 +293,8 @@ class Mirror:
                 self._due = self._all_due = False
             failed = False
             found = self.records.changed() if everything else self.records.due()
+            if self._is_hurried() and self.pinned():
+                found = [(name, stamp) for name, stamp in found if name not in APPENDED]
             for name, _ in found:
                 if self._closed:
                     return

@@ -18,8 +18,11 @@ from llmforge.diagnosis.findings import Finding, explained
 from llmforge.diagnosis.machine import Machine
 from llmforge.errors import Entry
 
-#: Seconds for each part; several times what it takes on two busy cores.
+#: Seconds of silence in each part: several times what a whole one takes on two busy cores. Several GPUs, kernels that are
+#: compiled first and libraries on a cold network disk take longer, and tell what they are doing.
 LIMITS = {"stack": 120.0, "numerics": 60.0, "speed": 60.0, "trackers": 60.0, "training": 120.0, "remote": 100.0}
+#: All of a part may take so many times its bound, whatever it tells.
+_IN_ALL = 10
 #: What a crash of a part by these signals means, and the entry that says more.
 _CRASHES: dict[str, tuple[str, Entry]] = {
     "SIGILL": ("The processor lacks an instruction that this build uses: install another one.", "invalid-device-function"),
@@ -48,7 +51,7 @@ def ask(
         machine: Whose `child` is started.
         parts: As the child knows them.
         show: Is told what is being done.
-        limits: Seconds for each part.
+        limits: Seconds of silence for each part.
         environment: Variables that are added to those of the machine.
         settings: For the child.
     """
@@ -80,13 +83,16 @@ def _heard(
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(process, lines), name="diagnosis", daemon=True).start()
     part, doing = left[0], "start"
-    deadline = time.monotonic() + limits[part]
+    begun = heard = time.monotonic()
     skipped: list[str] = []
     while True:
+        deadline = min(heard + limits[part], begun + _IN_ALL * limits[part])
         try:
             line = lines.get(timeout=max(deadline - time.monotonic(), 0.0))
         except queue.Empty:
-            text = f"{doing} did not come to an end in {limits[part]:.0f} s, and was stopped."
+            endless = deadline < heard + limits[part]
+            what, seconds = (part, _IN_ALL * limits[part]) if endless else (doing, limits[part])
+            text = f"{what} did not come to an end in {seconds:.0f} s, and was stopped."
             yield Finding(part, "failure", text, "See whether the driver or a disk hangs.", "gpu-idle")
             yield from _left_out([name for name in left if name != part])
             return
@@ -98,9 +104,9 @@ def _heard(
             continue
         if "begin" in message:
             part, doing = message["begin"], message["begin"]
-            deadline = time.monotonic() + limits[part]
+            begun = heard = time.monotonic()
         elif "doing" in message:
-            doing = message["doing"]
+            doing, heard = message["doing"], time.monotonic()
             show(doing)
         elif "finding" in message:
             yield Finding(**message["finding"])

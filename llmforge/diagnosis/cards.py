@@ -235,15 +235,23 @@ def _architectures(machine: Machine) -> list[str]:
 def _override(machine: Machine, torch: Torch) -> Iterator[Finding]:
     value, names = machine.environment.get(_OVERRIDE), _architectures(machine)
     rdna2 = [name for name in names if _RDNA2.fullmatch(name)]
-    needing = [name for name in rdna2 if name != "gfx1030" and name not in torch.architectures]
-    if value and not rdna2:
-        card = f"the card is {names[0]}" if names else "there is no RDNA2 card"
+    built = {name.partition(":")[0] for name in torch.architectures}  # without features, as in gfx90a:xnack-
+    needing = [name for name in rdna2 if name != "gfx1030" and name not in built]
+    able = [name for name in names if name in built]
+    others = [name for name in able if name not in rdna2]  # the override is every card's
+    if value and (others or not rdna2):
+        card = f"the card is {(others or names)[0]}" if names else "there is no RDNA2 card"
         text = f"{_OVERRIDE}={value} is set, and {card}: kernels of another card compute wrongly or not at all."
         yield finding("warning", text, f"Run unset {_OVERRIDE}; it is for RDNA2 cards only.", "invalid-device-function")
     elif value and value != _STAND_IN:
         text = f"{_OVERRIDE}={value} is set, and {rdna2[0]} has to pass for gfx1030."
         remedy = f"Run export {_OVERRIDE}={_STAND_IN}."
         yield finding("warning", text, remedy, "invalid-device-function")
+    elif needing and able and not value and torch.hip:  # an integrated GPU beside the card, say
+        if any(device["architecture"] == needing[0] for device in torch.devices):
+            text = f"{needing[0]} has no kernels in PyTorch {torch.version}, and {able[0]} has: hide the one without."
+            remedy = f"Run export HIP_VISIBLE_DEVICES={names.index(able[0])}, {able[0]}'s number as rocminfo lists the GPUs."
+            yield finding("note", text, remedy, "invalid-device-function")
     elif needing and not value and torch.hip:
         text = f"{needing[0]} has no kernels in PyTorch {torch.version}, but can use those of gfx1030."
         yield finding("failure", text, f"Run export {_OVERRIDE}={_STAND_IN} before training.", "invalid-device-function")

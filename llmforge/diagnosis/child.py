@@ -39,7 +39,7 @@ def _stack(tell: Tell, settings: dict[str, Any]) -> Iterator[Finding | dict[str,
 
 def _numerics(tell: Tell, settings: dict[str, Any]) -> Iterator[Finding]:
     from llmforge.diagnosis.model_step import compare_steps
-    from llmforge.diagnosis.numerics import compare_operations
+    from llmforge.diagnosis.numerics import compare_operations, whole_products
     from llmforge.diagnosis.stack import find_devices, place_of
     from llmforge.diagnosis.verdict import told_comparisons
     from llmforge.runtime.precision import choose_precision
@@ -47,9 +47,10 @@ def _numerics(tell: Tell, settings: dict[str, Any]) -> Iterator[Finding]:
     for number, device in enumerate(find_devices()):
         place, precision = place_of(number, device), choose_precision("auto", None, device)
         made: list[Comparison] = []
-        for kind in dict.fromkeys(("fp32", precision)):
-            made += compare_operations(place, kind, tell)
-            made += compare_steps(place, kind, tell)
+        with whole_products():
+            for kind in dict.fromkeys(("fp32", precision)):
+                made += compare_operations(place, kind, tell)
+                made += compare_steps(place, kind, tell)
         yield told_comparisons(device.name, device.kind, made)
 
 

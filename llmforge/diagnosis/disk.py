@@ -19,6 +19,8 @@ from llmforge.storage.files import is_disk_full
 PATIENCE = 20.0
 #: What is written to see how fast the disk is; twice as much as a checkpoint of the smallest run.
 _BLOCK, _BLOCKS = 1 << 20, 32
+#: Bytes a second at which that would take as long as a disk may.
+_CRAWL = _BLOCK * _BLOCKS / PATIENCE
 #: Below it not even the smallest run fits.
 _NO_ROOM = 1 << 30
 #: Bytes a second below which a disk holds training up, and seconds of one small sync.
@@ -55,12 +57,13 @@ def look_at_disk(machine: Machine, output_dir: str) -> Iterator[Finding]:
         remedy = "Free some space, or choose another --output_dir." if full else "Choose an --output_dir that you may write to."
         yield _refused(f"{shown} cannot be written: {reason}.", remedy, "disk-full")
         return
-    small, large = answer
+    small, rate = answer
     total, free = machine.room(folder)
-    rate = _BLOCK * _BLOCKS / max(large, 1e-9)
     needed = int(_parameters() * _BYTES * _KEPT)
-    text = f"{shown}: {format_bytes(free)} free of {format_bytes(total)}, "
-    text += f"{rate / 1e6:,.0f} MB/s synced, {small * 1000:.1f} ms a sync"
+    told = (
+        f"{rate / 1e6:,.0f} MB/s" if rate >= 1e7 else f"{rate / 1e6:.1f} MB/s" if rate else f"less than {_CRAWL / 1e6:.1f} MB/s"
+    )
+    text = f"{shown}: {format_bytes(free)} free of {format_bytes(total)}, {told} synced, {small * 1000:.1f} ms a sync"
     if free < _NO_ROOM:
         yield _refused(f"{text}; that is too little for a run.", "Free some space, or choose another --output_dir.", "disk-full")
     elif rate < _SLOW or small > _LONG:
@@ -81,21 +84,34 @@ def _refused(text: str, remedy: str, see: Entry) -> Finding:
 
 
 def _within_patience(machine: Machine, folder: Path) -> tuple[float, float] | OSError | None:
-    """Seconds of a small and of a large synced write; what the system said instead; None where it says nothing."""
-    answers: queue.Queue[tuple[float, float] | OSError] = queue.Queue()
+    """Seconds of a small synced write, and bytes a second of a large one, 0 where that does not end in time; what the
+    system said instead; None where not even the small one comes back.
+    """
+    answers: queue.Queue[float | OSError] = queue.Queue()
 
     def write() -> None:
         try:
-            small = min(machine.write(folder, b"x" * 512, 1) for _ in range(3))
-            answers.put((small, machine.write(folder, os.urandom(_BLOCK), _BLOCKS)))
+            answers.put(min(machine.write(folder, b"x" * 512, 1) for _ in range(3)))
+            block = os.urandom(_BLOCK)
+            one = machine.write(folder, block, 1)
+            if one * _CRAWL > _BLOCK / 2:  # what would not be done in time is not begun
+                answers.put(_BLOCK / one)
+            else:
+                answers.put(_BLOCK * _BLOCKS / max(machine.write(folder, block, _BLOCKS), 1e-9))
         except OSError as error:
             answers.put(error)
 
     threading.Thread(target=write, name="disk", daemon=True).start()  # a process that waits for a dead disk cannot be stopped
-    try:
-        return answers.get(timeout=PATIENCE)
-    except queue.Empty:
-        return None
+    found: list[float] = []
+    for _ in range(2):
+        try:
+            answer = answers.get(timeout=PATIENCE)
+        except queue.Empty:
+            return (found[0], 0.0) if found else None
+        if isinstance(answer, OSError):
+            return answer
+        found.append(answer)
+    return found[0], found[1]
 
 
 def _parameters() -> int:

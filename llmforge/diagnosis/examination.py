@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from llmforge.configs.doctor import DoctorArguments
@@ -31,15 +32,22 @@ def examine(machine: Machine, asked: DoctorArguments, show: Callable[[str], None
     show("the disk")
     yield from look_at_disk(machine, asked.output_dir)
     parts = ["stack", "numerics", "trackers"] if asked.quick else ["stack", "numerics", "speed", "trackers", "training"]
-    torch, apart = Torch(), []
+    torch, apart, unseen, trained = Torch(), [], list[Finding](), False
     for item in ask(machine, parts, show):
         if isinstance(item, Finding):
+            trained = trained or (item.subject, item.level) == ("training", "ok")
             yield item
         elif "apart" in item:
             apart.append(item["apart"])
         else:
             torch = _torch(item["torch"])
-            yield from look_at_cards(machine, torch)
+            for finding in look_at_cards(machine, torch):
+                if (finding.level, finding.see) == ("failure", "no-gpu"):
+                    unseen.append(finding)
+                else:
+                    yield finding
+    # A container without --gpus on a host that has some trains on the CPU: slower than it could, but it does.
+    yield from (replace(finding, level="warning") if trained else finding for finding in unseen)
     if apart:
         one = {"HIP_VISIBLE_DEVICES" if torch.hip else "CUDA_VISIBLE_DEVICES": "0"}
         yield from _findings(ask(machine, apart, show, environment=one))

@@ -58,6 +58,25 @@ def compared(name: str, result: Array, right: Array, allowed: float) -> Comparis
     return Comparison(name, float(worst), allowed)
 
 
+@contextlib.contextmanager
+def whole_products() -> Iterator[None]:
+    """fp32 is multiplied as fp32 inside, whatever the environment asks for.
+
+    With TF32 or bf16 in its place (``TORCH_ALLOW_TF32_CUBLAS_OVERRIDE``) a product is off by more than `ALLOWED`, and
+    that is what was asked for, no fault of the device.
+    """
+    import torch
+
+    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
 def compare_operations(
     device: torch.device,
     precision: str,

@@ -13,7 +13,8 @@ from rich.text import Text
 from llmforge.monitoring.brief import figure
 from llmforge.monitoring.rows import COLOURS, flat, one_row
 from llmforge.runtime.devices import format_bytes
-from llmforge.viewing.run import RunView, Sample
+from llmforge.viewing.run import RunView
+from llmforge.viewing.samples import Sample
 from llmforge.viewing.saved import Checkpoint
 from llmforge.viewing.words import count, duration, short, size
 

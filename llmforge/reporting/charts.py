@@ -22,8 +22,9 @@ _KNOTS = 300
 _ROWS = 20
 #: Charts of what callbacks of the user's own have logged.
 _MOST_OTHERS = 12
-#: Logged, and no curve to look at: sizes of the evaluation, sums of the end.
+#: Logged, and no curve to look at: sizes of the evaluation, sums of the end, what a deadline foretells.
 _NOT_SHOWN = {"eval_tokens", "eval_bytes", "eta_seconds", "eval_loss", "micro_batch", "useful_tokens_per_second"}
+_NOT_SHOWN |= {"run_seconds", "max_steps"}
 _NO_CURVES = ("_runtime", "_samples_per_second", "_steps_per_second", "train_loss")
 
 

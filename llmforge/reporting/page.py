@@ -20,7 +20,8 @@ from llmforge.reporting import tables
 from llmforge.reporting.charts import axes, charts
 from llmforge.reporting.thinning import places
 from llmforge.runtime.versions import installed_versions
-from llmforge.viewing.run import RunView, Sample
+from llmforge.viewing.run import RunView
+from llmforge.viewing.samples import Sample
 from llmforge.viewing.verdicts import verdicts
 from llmforge.viewing.words import count, moment, number, short
 

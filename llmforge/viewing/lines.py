@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 from llmforge.viewing.text import shown
 
+#: Bytes of a line of JSON that are read; what a run writes stays far below.
+_LONGEST = 1 << 22
 #: Of the end of run.log that is looked at.
 _TAIL_BYTES = 1 << 18
 _MESSAGE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:,\d{3})? (DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)", re.DOTALL)
@@ -21,16 +23,20 @@ _MESSAGE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(?:,\d{3})? (DEBUG|INFO|
 class GrowingLines:
     """A file of JSON lines, of which each reading gives what is new.
 
-    A line that is half written is read when it is whole; one that is no JSON object is left out. A file that was
+    A line that is half written is read when it is whole; one that is no JSON object, or longer than any a run writes, is
+    left out. A file that was
     written anew (a resumed run drops what it does again) is read from its start, which `restarted` tells.
 
     Attributes:
         restarted: Whether the last reading began at the start: what was read before is to be forgotten.
+        overlong: Lines that were left out for their length.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self.restarted = True
+        self.overlong = 0
+        self._inside = False  # of one of those
         self._place = 0
         self._file: tuple[int, int] | None = None
 
@@ -44,17 +50,23 @@ class GrowingLines:
             return iter(())
         identity = (status.st_dev, status.st_ino)
         self.restarted = identity != self._file or status.st_size < self._place
-        self._place = 0 if self.restarted else self._place
+        if self.restarted:
+            self._place, self.overlong, self._inside = 0, 0, False
         self._file = identity
         return self._new(file)
 
     def _new(self, file: BinaryIO) -> Iterator[dict[str, Any]]:
         with file, contextlib.suppress(OSError):
             file.seek(self._place)
-            for line in file:
-                if not line.endswith(b"\n"):  # half written
+            while line := file.readline(_LONGEST):
+                whole = line.endswith(b"\n")
+                if not whole and not self._inside and len(line) < _LONGEST:  # half written
                     break
                 self._place += len(line)
+                if self._inside or not whole:
+                    self.overlong += not self._inside
+                    self._inside = not whole
+                    continue
                 try:
                     value = json.loads(line)
                 except (ValueError, RecursionError):

@@ -6,7 +6,7 @@ import calendar
 import math
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +18,16 @@ from llmforge.runtime.run_lock import LOCK
 from llmforge.storage.records import read_json
 from llmforge.viewing.curves import Curves, Series
 from llmforge.viewing.lines import GrowingLines, Message, messages, tail
+from llmforge.viewing.samples import Sample, with_samples
 from llmforge.viewing.saved import Saved, best_evaluation, saved
 from llmforge.viewing.settings import Change, changes
 from llmforge.viewing.standing import Standing, standing
-from llmforge.viewing.text import all_shown, one_line, shown
+from llmforge.viewing.text import all_shown, one_line
 
 LOG = "run.log"
 _OF_STEPS = re.compile(r" step (\d+)/(\d+) ")
 #: Warnings that a view holds, the newest.
 _WARNINGS = 20
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Text the model wrote.
-
-    Attributes:
-        step: When.
-        prompt: What it was given.
-        strategy: ``greedy``, ``sampled``, …
-        text: What it wrote.
-        settings: Of the sampling.
-        final: Whether the finished model wrote it.
-    """
-
-    step: int
-    prompt: str
-    strategy: str
-    text: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +48,7 @@ class RunView:
         latest: The newest value of every series, by name as in ``metrics.jsonl``.
         best: Metric, step and value of the best evaluation so far; None without one.
         series: The curves, by the same names; they grow with the next `RunReader.view`.
-        samples: In the order of writing.
+        samples: In the order of writing; of very many the first, the newest, and evenly spread ones between.
         saved: Checkpoints and their uploads.
         warnings: The last warnings and errors of ``run.log``, oldest first.
         config: The resolved configuration, by part; empty where unknown.
@@ -146,6 +126,8 @@ class RunReader:
         now = time.time() if now is None else now
         problems: list[str] = []
         curves, samples = self._grown()
+        grown = [(file.path.name, file.overlong) for file in (self._metrics, self._lines) if file.overlong]
+        problems += [f"{name}: lines longer than any that a run writes are left out ({count})." for name, count in grown]
         record = self._object(RUN_RECORD, problems)
         stands = standing(self.path, record, self._object(EXIT_RECORD, problems))
         config, defaults = _dict(record.get("config")), record.get("defaults")
@@ -194,8 +176,8 @@ class RunReader:
         new = self._lines.read()
         if self._lines.restarted:
             self._samples = []
-        self._samples += [sample for line in new if (sample := _sample(line)) is not None]
-        return self._curves, list(self._samples)
+        self._samples = with_samples(self._samples, new)
+        return self._curves, self._samples
 
     def _object(self, name: str, problems: list[str]) -> dict[str, Any]:
         """A JSON object of the folder; empty where there is none."""
@@ -232,20 +214,6 @@ def _object(path: Path) -> dict[str, Any] | None:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _sample(line: dict[str, Any]) -> Sample | None:
-    step = line.get("step")
-    if isinstance(step, bool) or not isinstance(step, int) or not isinstance(line.get("text"), str):
-        return None
-    return Sample(
-        step=step,
-        prompt=shown(str(line.get("prompt", "")), 4000),
-        strategy=one_line(str(line.get("strategy", ""))),
-        text=shown(line["text"]),
-        settings=all_shown(_dict(line.get("settings"))),
-        final=line.get("final") is True,
-    )
 
 
 def _max_steps(record: dict[str, Any], config: dict[str, Any], curves: Curves, path: Path) -> int | None:

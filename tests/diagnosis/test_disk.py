@@ -78,6 +78,25 @@ def test_a_disk_that_does_not_answer(tmp_path: Path, monkeypatch):
     assert "does not answer" in found.text
 
 
+@pytest.mark.parametrize("hangs", [True, False], ids=["for ever", "a while"])
+def test_a_disk_that_crawls_is_slow_and_not_dead(hangs, tmp_path: Path, monkeypatch):
+    """Small writes come back, whatever becomes of the large one."""
+    monkeypatch.setattr(disk, "PATIENCE", 0.5)
+    end, asked = threading.Event(), []
+
+    def crawl(folder: Path, block: bytes, blocks: int) -> float:
+        asked.append(len(block) * blocks)
+        if hangs and len(block) > 512:
+            end.wait(30)
+        return len(block) * blocks / 0.25e6
+
+    [found] = look_at_disk(healthy(tmp_path, write=crawl), str(tmp_path))
+    end.set()
+    assert (found.level, found.see) == ("warning", "slow-disk")
+    assert ("less than 1.7 MB/s synced" if hangs else "0.2 MB/s synced") in found.text
+    assert max(asked) <= 1 << 20  # 32 MiB would take minutes
+
+
 def test_a_disk_in_memory_is_noted(tmp_path: Path):
     machine = healthy(tmp_path)
     put(machine, {"proc/mounts": f"/dev/vda / ext4 rw 0 0\nnone {tmp_path} tmpfs rw 0 0\n"})

@@ -191,6 +191,44 @@ def test_kernels_for_the_very_card_need_no_override(tmp_path, capsys):
     assert examined(with_amd(tmp_path, target=100301, child=child(facts)), capsys) == (0, [])
 
 
+def with_integrated(machine: Machine, target: int = 100306) -> Machine:
+    """Beside what is plugged in, the small GPU of an AMD processor."""
+    put(machine, {"sys/class/kfd/kfd/topology/nodes/2/properties": f"simd_count 4\ngfx_target_version {target}\n"})
+    return plug(machine, RADEON)
+
+
+def test_an_integrated_gpu_without_kernels_is_no_reason_to_misname_the_card_beside_it(tmp_path, capsys):
+    """The override is for all cards at once: with it the other one would compute wrongly."""
+    small = {**ROCM["devices"][0], "name": "AMD Radeon Graphics gfx1036", "architecture": "gfx1036"}
+    machine = with_integrated(with_amd(tmp_path, child=child(ROCM | {"devices": [*ROCM["devices"], small]})))
+    code, [found] = examined(machine, capsys)
+    assert (code, found["level"]) == (0, "note")
+    assert "gfx1036 has no kernels in PyTorch 2.13.0+rocm7.1, and gfx1100 has" in found["text"]
+    assert "export HIP_VISIBLE_DEVICES=0" in found["remedy"]
+    assert "HSA_OVERRIDE_GFX_VERSION" not in found["remedy"]
+    # Hidden, it is no matter; and the override is warned of.
+    assert examined(replace(machine, child=child(ROCM)), capsys) == (0, [])
+    _, [found] = examined(replace(machine, environment={"HSA_OVERRIDE_GFX_VERSION": "10.3.0"}), capsys)
+    assert (found["level"], "the card is gfx1100" in found["text"]) == ("warning", True)
+
+
+def test_a_card_that_needs_the_override_gets_it_beside_an_integrated_gpu_without_kernels(tmp_path, capsys):
+    machine = with_integrated(with_amd(tmp_path, target=100301), target=110003)
+    code, [found] = examined(machine, capsys)
+    assert (code, "export HSA_OVERRIDE_GFX_VERSION=10.3.0" in found["remedy"]) == (7, True)
+    assert examined(replace(machine, environment={"HSA_OVERRIDE_GFX_VERSION": "10.3.0"}), capsys) == (0, [])
+
+
+def test_a_gpu_that_stays_outside_of_the_container_is_a_warning_where_training_works(tmp_path, capsys):
+    """The same machine, with and without a training that came out well."""
+    trained = {"subject": "training", "level": "ok", "text": "", "remedy": "", "see": "", "simulated": False}
+    for answers, told in (({"training": [{"finding": trained}]}, (0, "warning")), ({}, (7, "failure"))):
+        machine = plug(healthy(tmp_path, child=child(CUDA | BLIND, **answers)), NVIDIA)
+        code, [found] = examined(machine, capsys)
+        assert (code, found["level"]) == told
+        assert "--gpus all" in found["remedy"]
+
+
 def test_the_administrator_needs_no_group(tmp_path, capsys):
     machine = with_amd(tmp_path, groups=frozenset(), user=0, child=child(ROCM | BLIND))
     [found] = examined(machine, capsys)[1]

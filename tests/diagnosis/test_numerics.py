@@ -58,6 +58,33 @@ def test_a_device_that_computes_rightly_passes(precision):
     assert max(item.error / item.allowed for item in made) < 0.2
 
 
+def test_products_that_the_environment_makes_coarser_are_whole_while_they_are_compared(monkeypatch):
+    """As with TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1, on a card that has TF32."""
+    from llmforge.diagnosis.child import examine
+
+    seen = []
+
+    def compare(place, kind, tell):
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+        return [Comparison("matmul", 0.0, 1.0)]
+
+    monkeypatch.setattr("llmforge.diagnosis.numerics.compare_operations", compare)
+    monkeypatch.setattr("llmforge.diagnosis.model_step.compare_steps", compare)
+    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    written: list[dict] = []
+    try:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        examine({"parts": ["numerics"]}, written.append)
+        after = (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions
+    assert [item["finding"]["level"] for item in written if "finding" in item] == ["ok"]
+    assert set(seen) == {("highest", False)}
+    assert after == ("high", True)  # what comes next is measured as it will train
+
+
 KERNELS = {
     "matmul": ("mm",),
     "softmax": ("_softmax",),

@@ -58,7 +58,7 @@ def hostile(tmp_path):
     record["config"]["model"]["preset"] = HOSTILE
     (folder / "run.json").write_text(json.dumps(record))
     with open(folder / "run.log", "a", encoding="utf-8", errors="replace") as file:
-        file.write(f"2027-01-15 09:00:01,000 WARNING {HOSTILE}\n")
+        file.write(f"2020-01-01 01:00:01,000 WARNING {HOSTILE}\n")
     end(folder, 1, HOSTILE, 100)
     return folder
 

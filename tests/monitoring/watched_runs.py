@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 #: When the made runs began, in seconds since the epoch.
-BEGAN = 1_800_000_000.0
+BEGAN = 1_577_836_800.0
 #: Seconds of a step.
 STEP = 2.0
 
@@ -60,7 +60,7 @@ def write_run(folder: Path, logged: list[dict[str, Any]], samples: Iterable[dict
     record = {
         "run_id": "0123456789ab",
         "starts": 1,
-        "created": "2027-01-15T08:00:00Z",
+        "created": "2020-01-01T00:00:00Z",
         "host": "trainer",
         "parameters": 3_945_984,
         "steps": total,
@@ -69,7 +69,7 @@ def write_run(folder: Path, logged: list[dict[str, Any]], samples: Iterable[dict
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "run.lock").touch()
     (folder / "metrics.jsonl").write_text(lines(logged))
-    (folder / "run.log").write_text("2027-01-15 09:00:00,000 INFO step 0/500 eval_loss=8.5\n")
+    (folder / "run.log").write_text("2020-01-01 01:00:00,000 INFO step 0/500 eval_loss=8.5\n")
     if samples:
         (folder / "samples.jsonl").write_text(lines(samples))
     return folder
@@ -83,7 +83,7 @@ def end(folder: Path, code: int = 0, reason: str = "finished", step: int = 500) 
         "finished": code == 0,
         "step": step,
         "starts": 1,
-        "time": "2027-01-15T08:17:00Z",
+        "time": "2020-01-01T00:17:00Z",
     }
     (folder / "exit.json").write_text(json.dumps(record | {"undelivered_uploads": []}))
 

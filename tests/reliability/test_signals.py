@@ -21,6 +21,7 @@ from llmforge.callbacks import stop
 from llmforge.checkpoints import commit
 from llmforge.checkpoints.manifest import verify
 from llmforge.errors import Preempted
+from llmforge.runtime import signals
 from llmforge.runtime.signals import StopSignals, stop_signals
 from llmforge.storage.records import read_json, read_json_lines
 from llmforge.trainer import ForgeTrainer
@@ -98,10 +99,19 @@ def test_mode_16_sigterm_commits_a_checkpoint_and_ends_with_75(where, step, time
         assert_untorn(start, step)
 
 
-def committing(corpus) -> int:
+def committing(corpus, seconds: float = 30.0) -> int:
     """A run whose first checkpoint takes its time, in the background."""
-    commit.commit = hold(commit.commit, "committing")
+    commit.commit = hold(commit.commit, "committing", seconds=seconds)
     return held_run(corpus, "finishing", "--save_steps", "1", "--eval_steps", "1")
+
+
+def press_once(child) -> None:
+    """Ctrl-C, till it was heard."""
+    child.signal(signal.SIGINT)
+    end = time.monotonic() + 60
+    while "Ctrl-C again stops at once" not in child.text():
+        assert time.monotonic() < end, child.text()
+        time.sleep(0.01)
 
 
 def test_mode_16_while_a_checkpoint_is_being_committed(corpus, start):
@@ -121,18 +131,19 @@ def test_mode_16_a_second_ctrl_c_does_not_wait_for_a_commit(corpus, start):
     """Nor does the process: Python, at its end, would wait for the thread that writes."""
 
     def run() -> int:
-        code = committing(corpus)
+        signals._SECOND_PRESS_SECONDS = 0.5
+        code = committing(corpus, seconds=180)
         Path("returned").touch()
         return code
 
     child = start(run)
     child.until("committing")
-    child.signal(signal.SIGINT)
-    time.sleep(2.1)
+    press_once(child)
+    time.sleep(0.7)
     assert child.poll() is None
     child.signal(signal.SIGINT)
-    assert child.wait(GRACE) == 75, child.text()
-    assert child.seconds < 5
+    assert child.wait(60) == 75, child.text()
+    assert child.seconds < 30
     assert not Path("returned").exists()
     ended(read_json("run/exit.json")["step"], None, "Ctrl-C")
     assert list(Path("run").glob("checkpoint-*")) == []
@@ -163,13 +174,18 @@ def test_mode_16_sigterm_twice_is_still_one(corpus, start):
 
 
 def test_mode_16_a_second_ctrl_c_after_two_seconds_stops_at_once(corpus, start):
-    """While a step takes for ever; one within two seconds is the same press, which a launcher passes on."""
-    child = start(lambda: held_run(corpus, "step", "--save_steps", "1", "--eval_steps", "1"))
+    """While a step takes for ever; one within two seconds, here three, is the same press, which a launcher passes on."""
+    assert signals._SECOND_PRESS_SECONDS == 2
+
+    def run() -> int:
+        signals._SECOND_PRESS_SECONDS = 3.0
+        return held_run(corpus, "step", "--save_steps", "1", "--eval_steps", "1")
+
+    child = start(run)
     child.until("step")
+    press_once(child)
     child.signal(signal.SIGINT)
-    time.sleep(0.3)
-    child.signal(signal.SIGINT)
-    time.sleep(1.9)
+    time.sleep(3.2)
     assert child.poll() is None
     child.signal(signal.SIGINT)
     assert child.wait(GRACE) == 75

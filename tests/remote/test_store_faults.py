@@ -130,4 +130,4 @@ def test_a_black_hole_is_given_up_within_the_bound(phase, proxy, bucket, file, t
     began = time.monotonic()
     with pytest.raises(RemoteError, match="does not answer"):
         work[phase]()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20

@@ -98,6 +98,16 @@ def test_what_a_callback_of_the_users_own_logs_is_a_curve_too(tmp_path):
     assert not any("runtime" in title for title in titles)
 
 
+def test_what_a_deadline_foretells_is_no_curve(tmp_path):
+    folder = made_run(tmp_path / "made")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(
+            '{"step": 201, "run_seconds": 900.0, "max_steps": 400}\n{"step": 202, "run_seconds": 901.0, "max_steps": 402}\n'
+        )
+    titles = [chart["title"] for chart in page(folder).data["charts"]]
+    assert not {"run_seconds", "max_steps"} & set(titles)
+
+
 @pytest.mark.parametrize(
     "end", [None, {"exit_code": 6, "reason": "Step 7: loss nan"}, {"exit_code": 1, "reason": "KeyError('x')"}]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 
 import pytest
 from made_runs import eval_line, json_lines, train_line
@@ -90,6 +91,32 @@ def test_a_file_that_was_written_anew_is_read_from_its_start(tmp_path):
     assert lines.restarted is True
     path.write_text(json_lines(train_line(1)))  # in place, and shorter
     assert [line["step"] for line in lines.read()] == [1]
+
+
+def test_a_line_without_an_end_is_never_held_whole(tmp_path, monkeypatch):
+    """As of a disk that failed, or of a file that is none of ours: the next line is read again."""
+    monkeypatch.setattr("llmforge.viewing.lines._LONGEST", 1 << 20)
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"step": 1}\n' + "x" * (40 << 20))
+    lines = GrowingLines(path)
+    tracemalloc.start()
+    try:
+        assert [line["step"] for line in lines.read()] == [1]
+        assert list(lines.read()) == []
+        assert lines.overlong == 1
+        with path.open("a") as file:
+            file.write('yy\n{"step": 2}\n{"step": 3, "te')
+        assert [line["step"] for line in lines.read()] == [2]
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    with path.open("a") as file:
+        file.write('xt": 0}\n')
+    assert [line["step"] for line in lines.read()] == [3]
+    assert lines.overlong == 1
+    path.write_text('{"step": 9}\n')  # anew
+    assert [line["step"] for line in lines.read()] == [9]
+    assert lines.overlong == 0
 
 
 def test_a_hundred_thousand_lines_are_read_once(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -222,6 +223,60 @@ def test_texts_are_fit_to_be_shown(tmp_path):
     assert len(sample.text) < 21_000
     assert sample.text.endswith("more characters)")
     assert shown("a\ud800b") == "a�b"
+
+
+@pytest.mark.parametrize("depth", [600, 5000])
+def test_what_is_nested_deeply_is_shown_as_far_as_anybody_reads(tmp_path, depth):
+    """In a record and in a sample: neither the report nor the monitor comes to an end of Python's patience."""
+    from llmforge.reporting.page import render
+
+    nested = "[" * depth + '"x"' + "]" * depth
+    folder = made_run(tmp_path / "run", samples=[])
+    record = json.dumps(RECORD | {"config": {"data": {"corpus": "x"}}}).replace('"x"', nested)
+    (folder / "run.json").write_text(record)
+    sample = f'{{"step": 1, "text": "a", "settings": {{"x": {nested}}}, "prompt": {nested}}}\n'
+    (folder / "samples.jsonl").write_text(sample + '{"step": 2, "text": "b", "prompt": ""}\n')
+    view = view_run(folder)
+    assert view.samples[-1].text == "b"
+    if depth == 600:
+        assert "[[[…]]]" in str(view.config["data"]["corpus"]).replace("'", "")
+        assert len(view.samples) == 2
+    assert "<html" in render([view], BEGUN)
+
+
+def test_a_run_of_many_samples_is_held_in_part_and_evenly(tmp_path):
+    """The first, the newest and what lies between; what has not grown is not copied at every look."""
+    folder = made_run(tmp_path / "run", samples=[])
+
+    def write(*steps: int) -> None:
+        texts = (json.dumps({"step": step, "text": f"{step} {kind}", "strategy": kind}) for step in steps for kind in "ab")
+        with (folder / "samples.jsonl").open("a") as file:
+            file.write("".join(f"{text}\n" for text in texts))
+
+    reader = RunReader(folder)
+    for begin in range(0, 12_000, 1500):  # looked at while it grows
+        write(*range(begin, begin + 1500))
+        view = reader.view()
+        steps = sorted({sample.step for sample in view.samples})
+        assert len(view.samples) <= 2000
+        assert len(view.samples) == 2 * len(steps), "of a step all or none"
+        assert (steps[0], steps[-1]) == (0, begin + 1499)
+        gaps = [after - before for before, after in itertools.pairwise(steps)]
+        assert max(gaps) <= 4 * max((begin + 1500) / 1000, 1), "no part of the run is bare"
+    assert len(view.samples) > 400
+    assert reader.view().samples is view.samples
+    write(12_000)
+    assert [sample.text for sample in reader.view().samples[-2:]] == ["12000 a", "12000 b"]
+    assert view.samples[-1].step == 11_999  # what was given out stays as it was
+
+
+def test_a_line_that_is_too_long_is_told(finished, monkeypatch):
+    monkeypatch.setattr("llmforge.viewing.lines._LONGEST", 1000)
+    with (finished / "samples.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 500, "text": "x" * 5000}) + "\n" + json.dumps({"step": 501, "text": "y"}) + "\n")
+    view = view_run(finished)
+    assert view.samples[-1].text == "y"
+    assert view.problems == ["samples.jsonl: lines longer than any that a run writes are left out (1)."]
 
 
 def test_differences_of_several_configurations():
