@@ -12,7 +12,7 @@ CORPUS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gearhead gearhead-compare gearhead-there infer refocused-test pretrain-rocm corpus-given test test-slow wheel-test chaos browser check fmt docs screenshots bench clean
+.PHONY: help setup demo gearhead gearhead-compare gearhead-there infer refocused-test pretrain-rocm corpus-given test test-slow wheel-test chaos browser check fmt docs site screenshots bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -111,6 +111,7 @@ check: setup ## lint, format, types, layers and docs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/build_site.py
 	$(BIN)/python -m pytest tests/test_layers.py tests/test_docs.py
 
 fmt: setup ## format the code and mend what ruff can
@@ -119,6 +120,9 @@ fmt: setup ## format the code and mend what ruff can
 
 docs: setup ## write docs/reference again from the code
 	$(BIN)/python docs/generate.py
+
+site: setup ## build the documentation as a site in build/site; a broken link fails it
+	$(BIN)/python docs/build_site.py
 
 screenshots: setup ## make the pictures of docs/images anew; needs a browser
 	$(BIN)/python docs/screenshots.py

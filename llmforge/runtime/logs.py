@@ -86,4 +86,4 @@ def show(renderable: Any) -> None:
     console().print(renderable)
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
-            Console(file=handler.stream, width=100, color_system=None).print(renderable)
+            Console(file=handler.stream, force_jupyter=False, width=100, color_system=None).print(renderable)
