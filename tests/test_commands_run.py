@@ -30,11 +30,19 @@ T = TypeVar("T")
 PAGES = """README.md docs/quickstart.md docs/callbacks/samples.md docs/how-to/checkpoints.md docs/how-to/choosing.md
 docs/how-to/cleaning.md docs/how-to/code-models.md docs/how-to/deploy.md docs/how-to/doctor.md docs/how-to/from-litgpt.md
 docs/how-to/from-run-clm.md docs/how-to/generate.md docs/how-to/monitor.md docs/how-to/own-corpus.md docs/how-to/plan.md
-docs/how-to/report.md docs/how-to/resume.md docs/how-to/small-cards.md docs/how-to/rocm.md""".split()
+docs/how-to/report.md docs/how-to/resume.md docs/how-to/small-cards.md docs/how-to/rocm.md docs/callbacks/divergence.md
+docs/how-to/deadline.md docs/how-to/optimizers.md docs/how-to/reading-the-curves.md docs/how-to/recipes.md
+docs/how-to/spot-instances.md docs/how-to/trackers.md""".split()
 FENCE = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 #: What a reader puts a value of their own for, and what is put here: made by `scratch`.
-PLACEHOLDERS = {"~/src/project": "project", "~/texts": "texts", "DIR": "project", "runs/mine 500 1000": "runs/mine 1 2"}
+PLACEHOLDERS = {
+    "recipes/pretrain_gutenberg.py --config 124m --corpus DIR": "recipes/pretrain_gutenberg.py --config 124m --corpus texts",
+    "~/src/project": "project",
+    "~/texts": "texts",
+    "DIR": "project",
+    "runs/mine 500 1000": "runs/mine 1 2",
+}
 #: Not run but parsed (tests/test_docs.py), by the start of the line, with the reason.
 NEEDS = {
     "make setup": "the package index",
@@ -45,6 +53,10 @@ NEEDS = {
     "llmforge doctor --output_dir runs --remote": "the network",
     "llmforge checkpoints download gs://": "the network",
     "llmforge checkpoints upload": "the network",
+    "accelerate launch recipes/pretrain_gutenberg.py --config 124m --corpus 84,1342,2701": "the network",
+    "accelerate launch recipes/pretrain_smollm.py --config 124m$": "the network",
+    "accelerate launch --config_file accelerate_configs/fsdp.yaml": "several GPUs, and a bucket",
+    "llmforge pretrain --preset neox-160m --corpus ~/texts --optim galore": "the extra optimizers",
     "llmforge pretrain --preset gpt2-10m --n_layer 6 --n_embd 384 --n_head 6 --tokenizer gpt2": "the network",
 }
 #: Nor these, which could be, but not here.
@@ -61,7 +73,9 @@ SHORTER = """--max_steps 2 --eval_steps 1 --save_steps 1 --logging_steps 1 --max
 #: By the start of the line: what makes it quick, or able to end.
 EXTRA = {
     "llmforge pretrain": SHORTER,
-    "accelerate launch recipes/": SHORTER + " --vocab_size 400",
+    # Seven books are few to make three splits of.
+    "accelerate launch recipes/pretrain_gutenberg.py --config 124m": SHORTER + " --split_ratios 0.5,0.5,0",
+    "accelerate launch recipes/": SHORTER,
     "llmforge monitor": "--once",
     "llmforge plan --preset gpt2-10m --probe": "--block_size 64 --n_layer 1 --per_device_train_batch_size 1",
     "llmforge generate": "--max_new_tokens 4",
@@ -69,7 +83,11 @@ EXTRA = {
     "llmforge doctor": "--quick",
 }
 #: Exit codes that are right besides 0, by the start of the line.
-ENDS = {"llmforge prepare --check_leaks": 7}  # files of a small corpus are alike, and so are a fifth of their short runs
+ENDS = {
+    "llmforge prepare --check_leaks": 7,  # files of a small corpus are alike, and so are a fifth of their short runs
+    "llmforge pretrain --preset gpt2-10m --n_layer 2 --n_embd 128 --n_head 4 --vocab_size 1024 --corpus recipes/samples/go "
+    "--block_size 128 --max_steps 200 --learning_rate 1e12": 6,  # the page shows how that ends
+}
 GPT2 = "--n_layer 1 --n_embd 32 --n_head 2"
 NEOX = "--num_hidden_layers 1 --hidden_size 32 --num_attention_heads 2 --intermediate_size 64"
 
@@ -91,7 +109,8 @@ def commands(page: str) -> list[str]:
 
 
 def first(table: dict[str, T], line: str, default: T) -> T:
-    return next((value for start, value in table.items() if line.startswith(start)), default)
+    """What `table` has for the start of `line`, or, with a $ at the end, for all of it."""
+    return next((value for start, value in table.items() if f"{line}$".startswith(start)), default)
 
 
 def words_of(line: str) -> list[str]:
@@ -102,8 +121,8 @@ def words_of(line: str) -> list[str]:
     if words[:2] == ["llmforge", "pretrain"] or words[:2] == ["accelerate", "launch"]:
         if "--eval_only" in words:
             extra = []
-        extra += shlex.split(NEOX if any(word.startswith("neox-") for word in words) else GPT2)
-        if "--tokenizer" not in words and "--dataset_dir" not in words:
+        extra += shlex.split(NEOX if "neox-" in line or "refocused" in line else GPT2)
+        if "--tokenizer" not in words and "--dataset_dir" not in words and "refocused" not in line:
             extra += ["--vocab_size", "400"]
     return words + extra
 
@@ -122,6 +141,9 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "held-out.txt").write_text(texts[0], encoding="utf-8")
     (tmp_path / "prompts.txt").write_text("func main() {\ntype Server struct {\n", encoding="utf-8")
     questions = json.loads((ROOT / "recipes/samples/technical/qa.json").read_text(encoding="utf-8"))
+    shutil.copyfile(ROOT / "recipes/samples/technical/qa.json", tmp_path / "qa.json")
+    lessons = [path.read_text(encoding="utf-8") for path in sorted((tmp_path / "project").rglob("*.go"))]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in lessons), encoding="utf-8")
     (tmp_path / "faq.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLMFORGE_CACHE", str(tmp_path.parent / "cache"))
@@ -130,6 +152,8 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 #: Runs that a page takes as given, by its name: what makes them.
 GIVEN = {
+    "reading-the-curves": "llmforge pretrain --preset gpt2-10m --corpus project --output_dir runs/pretrain_go-demo-001",
+    "spot-instances": "llmforge pretrain --preset gpt2-10m --corpus project --output_dir runs/mine",
     "deploy": "llmforge pretrain --preset gpt2-10m --corpus project --output_dir runs/pretrain_go-demo-001",
     "generate": "llmforge pretrain --preset gpt2-10m --corpus project --output_dir runs/pretrain_go-demo-001",
     "monitor": "llmforge pretrain --preset gpt2-10m --corpus project --output_dir runs/pretrain_go-demo-001",
