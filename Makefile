@@ -12,7 +12,7 @@ CORPUS =
 ARGS =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo gearhead gearhead-compare gearhead-there infer refocused-test pretrain-rocm corpus-given test test-slow wheel-test chaos browser check fmt docs site screenshots bench clean
+.PHONY: help setup demo gearhead gearhead-compare gearhead-there infer refocused-test pretrain-rocm corpus-given test test-slow wheel-test chaos browser check fmt docs site docs-commands screenshots bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -123,6 +123,9 @@ docs: setup ## write docs/reference again from the code
 
 site: setup ## build the documentation as a site in build/site; a broken link fails it
 	$(BIN)/python docs/build_site.py
+
+docs-commands: setup ## run the commands of README and docs, shortened; some minutes
+	$(BIN)/python -m pytest -m '' tests/test_commands_run.py
 
 screenshots: setup ## make the pictures of docs/images anew; needs a browser
 	$(BIN)/python docs/screenshots.py

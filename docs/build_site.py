@@ -163,7 +163,7 @@ def notebook(path: Path, page: str, site: Site) -> str:
                 blocks.append(f"![what cell {cell['execution_count']} draws]({picture.name})")
             elif "text/html" in data:
                 html = re.sub(r"<style.*?</style>", "", "".join(data["text/html"]), flags=re.DOTALL)
-                blocks.append(f'<div class="output">{" ".join(html.split())}</div>')
+                blocks.append(f'<div class="output">{html.strip()}</div>')
             elif "text/plain" in data or "text" in output:
                 blocks.append(fenced("".join(data.get("text/plain", output.get("text"))), "text"))
     return "\n\n".join(blocks) + "\n"

@@ -130,9 +130,10 @@ def _check_leaks(folder: str, output: PrepareArguments) -> LeakReport:
         print(json.dumps(report.as_json()))
     else:
         _show_leaks(report)
-    if report.leaks():
+    leak = report.first_leak()
+    if leak is not None:
         raise CheckFailed(
-            f"--check_leaks {folder}: training has {report.share:.1%} of a held-out split.",
+            f"--check_leaks {folder}: training has {leak.share:.1%} of {leak.split}, in runs of {leak.n} {report.unit}.",
             "Prepare the corpus with --dedup drop.",
         )
     return report

@@ -48,6 +48,8 @@ def test_the_site_is_whole_and_needs_no_network(checkout: Path):
     assert 'src="images/demo-loss.png"' in start
     assert "stack_test.go" in (site / "files/recipes/samples/go.html").read_text(encoding="utf-8")
     assert "DatasetDict({" in (site / "notebooks/ten_lines.html").read_text(encoding="utf-8")
+    dynamics = (site / "notebooks/training-dynamics.html").read_text(encoding="utf-8")
+    assert "func Add(a, b int) int {\n" in re.sub(r"<[^>]+>", "", dynamics)  # coloured token by token, line by line
     assert list((site / "notebooks").glob("ten_lines-*.png"))
     for page in site.rglob("*.html"):
         loaded = re.findall(

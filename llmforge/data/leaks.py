@@ -106,11 +106,15 @@ class LeakReport:
 
     def leaks(self, thresholds: Mapping[int, float] = LEAKING) -> bool:
         """Whether a split's share is above that of `thresholds` for runs of its length, or else of the next shorter."""
+        return self.first_leak(thresholds) is not None
+
+    def first_leak(self, thresholds: Mapping[int, float] = LEAKING) -> SplitLeak | None:
+        """The first split, and length of runs, of which `leaks` speaks."""
         for leak in self.splits:
             known = [n for n in thresholds if n <= leak.n]
             if known and leak.share > thresholds[max(known)]:
-                return True
-        return False
+                return leak
+        return None
 
     def as_json(self) -> dict[str, Any]:
         """The report in plain values."""
