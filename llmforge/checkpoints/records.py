@@ -28,7 +28,7 @@ class Records:
     A store cannot append: a file that grows goes whole each time, and in rounds the bytes would grow with the square
     of a run's length. So between two checkpoints a large one goes only when it has grown by a tenth, which in all is
     some ten times its last size; with each checkpoint everything goes, and those that grow go before it, so that who
-    goes on from there has its curves up to there.
+    goes on from there has its curves up to there; once a stop is asked for, after it.
 
     Args:
         run_dir: The run's folder.
