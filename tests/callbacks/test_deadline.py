@@ -91,33 +91,33 @@ def left_over(trainer, clock: Clock, seconds: float) -> float:
     return seconds - (clock.now - 980.0 + clock.batch * batches(trainer) + clock.save + FINISH_SECONDS)
 
 
-@pytest.mark.parametrize("step", [0.3, 1.0, 7.0])
+@pytest.mark.parametrize("step", [0.7, 1.0, 5.0])
 def test_it_ends_in_time_whatever_a_step_takes(trained, step):
     clock = Clock(step=step)
-    trainer = trained(300.0, clock)
-    assert abs(left_over(trainer, clock, 300.0)) < step / 2 + 1
+    trainer = trained(120.0, clock)
+    assert abs(left_over(trainer, clock, 120.0)) < step / 2 + 1
     assert logged(trainer, "learning_rate")[trainer.state.global_step] < 0.02 * 1e-2 * max(step, 1) * 2
 
 
 def test_the_schedule_goes_by_time_when_steps_become_slower(trained):
     class Slower(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            clock.step = 1.0 if state.global_step < 60 else 4.0
+            clock.step = 1.0 if state.global_step < 40 else 3.0
 
     clock = Clock()
-    trainer = trained(300.0, clock, more=[Slower()])
+    trainer = trained(120.0, clock, more=[Slower()])
     rates, seconds = logged(trainer, "learning_rate"), logged(trainer, "run_seconds")
     end = max(seconds.values())
     for step, rate in rates.items():
-        if 60 < seconds[step] < end:  # past the warm-up: on a straight line to the end, up to a step
-            assert rate / 1e-2 == pytest.approx((end - seconds[step]) / (end - 20) / 0.9, abs=0.04)
-    assert abs(left_over(trainer, clock, 300.0)) < 4
+        if 65 < seconds[step] < end:  # past the warm-up: on a straight line to the end, up to a step
+            assert rate / 1e-2 == pytest.approx((end - seconds[step]) / (end - 20) / 0.9, abs=0.07)
+    assert abs(left_over(trainer, clock, 120.0)) < 4
     assert trainer.state.max_steps == trainer.state.global_step
 
 
 def test_evaluations_and_checkpoints_lie_evenly_in_time_and_one_at_the_end(trained, tmp_path):
     clock = Clock()
-    trainer = trained(300.0, clock)
+    trainer = trained(120.0, clock)
     seconds = logged(trainer, "run_seconds")
     at = [seconds[step] for step in logged(trainer, "eval_loss")]
     assert at[0] == 20 + clock.batch * batches(trainer)
@@ -144,28 +144,28 @@ def test_the_state_tells_the_step_that_will_be_reached(trained):
         def on_step_end(self, args, state, control, **kwargs):
             told[state.global_step] = state.max_steps
 
-    trainer = trained(300.0, Clock(), more=[Look()])
-    assert told[100] == pytest.approx(trainer.state.global_step, abs=20)
+    trainer = trained(120.0, Clock(), more=[Look()])
+    assert told[50] == pytest.approx(trainer.state.global_step, abs=20)
 
 
 def test_a_resumed_run_has_the_rest_of_its_time(trained):
-    """Stopped at step 70; gone on with much later, after a start of 10 s."""
+    """Stopped at step 40; gone on with much later, after a start of 10 s."""
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            control.should_save = control.should_training_stop = state.global_step == 70
+            control.should_save = control.should_training_stop = state.global_step == 40
 
     first = Clock()
-    begun = trained(300.0, first, more=[Stop()])
+    begun = trained(120.0, first, more=[Stop()])
     used = first.now - 980.0
     again = Clock()
     again.now = 50_000.0
-    trainer = trained(300.0, again, resume=True, began=49_990.0)
-    assert trainer.state.global_step > begun.state.global_step + 100
+    trainer = trained(120.0, again, resume=True, began=49_990.0)
+    assert trainer.state.global_step > begun.state.global_step + 25
     whole = used + again.now - 49_990.0 + again.batch * batches(trainer) + again.save + FINISH_SECONDS
-    assert whole == pytest.approx(300.0, abs=2)
+    assert whole == pytest.approx(120.0, abs=2)
     rates = logged(trainer, "learning_rate")
-    assert rates[71] < rates[40]  # it did not begin a schedule of its own
+    assert rates[41] < rates[20]  # it did not begin a schedule of its own
 
 
 def test_with_no_time_left_a_resumed_run_trains_no_step(trained):
@@ -178,7 +178,7 @@ def test_with_no_time_left_a_resumed_run_trains_no_step(trained):
 
 def test_a_bound_in_steps_holds_and_the_schedule_reaches_its_end(trained):
     clock = Clock()
-    trainer = trained(300.0, clock, max_steps=40)
+    trainer = trained(120.0, clock, max_steps=40)
     assert trainer.state.global_step == 40
     assert logged(trainer, "learning_rate")[40] < 1e-3
 
@@ -188,21 +188,21 @@ def test_begun_anew_in_the_same_process_nothing_counts_twice(trained):
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
-            control.should_save = control.should_training_stop = state.global_step == 70
+            control.should_save = control.should_training_stop = state.global_step == 40
 
     clock = Clock()
-    first = trained(300.0, clock, more=[Stop()])
+    first = trained(120.0, clock, more=[Stop()])
     deadline = next(callback for callback in first.callback_handler.callbacks if isinstance(callback, Deadline))
-    trainer = trained(300.0, clock, resume=True, deadline=deadline)
-    assert abs(left_over(trainer, clock, 300.0)) < 2
+    trainer = trained(120.0, clock, resume=True, deadline=deadline)
+    assert abs(left_over(trainer, clock, 120.0)) < 2
 
 
 def test_saves_alone_are_kept_time_for_too(trained):
     clock = Clock(save=6.0)
-    trainer = trained(300.0, clock, eval_strategy="no", eval_on_start=False)
+    trainer = trained(120.0, clock, eval_strategy="no", eval_on_start=False)
     assert logged(trainer, "eval_loss") == {}
     spent = clock.now - 980.0 + clock.save + FINISH_SECONDS  # the last weights are saved once more
-    assert spent == pytest.approx(300.0, abs=2)
+    assert spent == pytest.approx(120.0, abs=2)
 
 
 class Halt(TrainerCallback):
@@ -228,23 +228,22 @@ class Halt(TrainerCallback):
 def test_the_first_step_after_a_resume_has_the_rate_that_the_time_has(trained, warmup):
     """Trainer reads the schedule at the step before anyone can say what the time is."""
     bound = {"max_steps": 10_000_000, "eval_strategy": "no", "eval_on_start": False, "warmup_steps": warmup}
-    trained(300.0, Clock(), more=[Halt(150)], **bound)
+    trained(120.0, Clock(), more=[Halt(60)], **bound)
     again = Clock()
-    trainer = trained(300.0, again, resume=True, **bound)
+    trainer = trained(120.0, again, resume=True, **bound)
     rates = logged(trainer, "learning_rate")
-    assert rates[150] > rates[151] > rates[152] > 0
-    assert rates[150] - rates[152] < 0.1 * 1e-2 + 0.08e-2  # two steps, and the twenty seconds of a start
+    assert rates[60] > rates[61] > rates[62] > 0
+    assert rates[60] - rates[62] < 0.3e-2  # two steps, and the twenty seconds of a start
 
 
 def test_an_evaluation_that_was_cut_short_is_done_first_when_the_run_goes_on(trained):
     with pytest.raises(KeyboardInterrupt):
-        trained(300.0, Clock(), more=[Halt(evaluation=40)])
+        trained(120.0, Clock(), more=[Halt(evaluation=30)])
     begun = Clock()
-    trainer = trained(300.0, begun, resume=True)
+    trainer = trained(120.0, begun, resume=True)
     evaluated = list(logged(trainer, "eval_loss"))
-    cut = next(step for step in evaluated if step >= 40)
+    cut = next(step for step in evaluated if step >= 30)
     assert evaluated.count(cut) == 1
-    assert cut < min(step for step in logged(trainer, "loss") if logged(trainer, "run_seconds")[step] > 120) + 5
     assert trainer.state.log_history[next(i for i, e in enumerate(trainer.state.log_history) if e["step"] == cut + 1) - 1].get(
         "eval_loss"
     )
@@ -260,25 +259,25 @@ def test_pauses_of_the_users_own_rhythm_are_measured_too(trained, rhythm):
             told.append(state.max_steps - state.global_step)
 
     clock = Clock(batch=5.0, save=6.0)
-    trainer = trained(600.0, clock, evaluations=0, eval_on_start=False, more=[Look()], **rhythm)
-    assert abs(left_over(trainer, clock, 600.0)) < 20  # an evaluation of the user's may come just before the end
+    trainer = trained(240.0, clock, evaluations=0, eval_on_start=False, more=[Look()], **rhythm)
+    assert abs(left_over(trainer, clock, 240.0)) < 20  # an evaluation of the user's may come just before the end
     jumps = [one - other for one, other in itertools.pairwise(told[25:-1])]
     assert max(jumps) - min(jumps) < 40
 
 
 def test_a_resumed_run_keeps_time_for_an_evaluation_it_has_not_seen_itself(trained):
-    trained(600.0, Clock(batch=5.0), more=[Halt(430)])
+    trained(240.0, Clock(batch=5.0), more=[Halt(130)])
     again = Clock(batch=5.0)
     again.now = 5000.0
-    trainer = trained(600.0, again, resume=True, began=4990.0)
+    trainer = trained(240.0, again, resume=True, began=4990.0)
     seconds = logged(trainer, "run_seconds")
-    assert max(seconds.values()) + again.batch * batches(trainer) + FINISH_SECONDS == pytest.approx(600.0, abs=3)
+    assert max(seconds.values()) + again.batch * batches(trainer) + FINISH_SECONDS == pytest.approx(240.0, abs=3)
 
 
 def test_begun_anew_from_the_start_it_warms_up_again(trained):
     clock = Clock()
-    first = trained(300.0, clock, more=[Halt(60)], save_strategy="no")
+    first = trained(120.0, clock, more=[Halt(30)], save_strategy="no")
     deadline = next(callback for callback in first.callback_handler.callbacks if isinstance(callback, Deadline))
-    rates = logged(trained(300.0, clock, deadline=deadline), "learning_rate")
-    assert abs(left_over(first, clock, 300.0)) < 3
+    rates = logged(trained(120.0, clock, deadline=deadline), "learning_rate")
+    assert abs(left_over(first, clock, 120.0)) < 3
     assert rates[3] < 1e-2
