@@ -125,7 +125,8 @@ def _heard(
 
 def _read(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
     assert process.stdout is not None
-    with contextlib.suppress(ValueError, OSError):  # closed meanwhile
+    # Closed here and nowhere else: closing waits for whoever reads, and something that outlived the child may hold the other end.
+    with process.stdout, contextlib.suppress(ValueError, OSError):
         for line in process.stdout:
             lines.put(line)
     lines.put(None)
@@ -153,5 +154,3 @@ def _end(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()  # where it had no group of its own
     process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
