@@ -191,6 +191,9 @@ class Deadline(ForgeCallback):
     ) -> None:
         if logs is not None:
             figures = {"run_seconds": round(self.used(), 2), "max_steps": state.max_steps}
+            if "train_steps_per_second" in logs:  # stock takes the samples of all the steps that were never meant
+                rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+                figures["train_samples_per_second"] = round(logs["train_steps_per_second"] * rows, 3)
             logs.update(figures)
             if state.log_history and state.log_history[-1].get("step") == state.global_step:
                 state.log_history[-1].update(figures)

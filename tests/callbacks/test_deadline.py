@@ -113,6 +113,8 @@ def test_the_schedule_goes_by_time_when_steps_become_slower(trained):
             assert rate / 1e-2 == pytest.approx((end - seconds[step]) / (end - 20) / 0.9, abs=0.07)
     assert abs(left_over(trainer, clock, 120.0)) < 4
     assert trainer.state.max_steps == trainer.state.global_step
+    summary = trainer.state.log_history[-1]
+    assert summary["train_samples_per_second"] == pytest.approx(2 * summary["train_steps_per_second"], rel=1e-3)
 
 
 def test_evaluations_and_checkpoints_lie_evenly_in_time_and_one_at_the_end(trained, tmp_path):
