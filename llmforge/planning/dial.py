@@ -12,17 +12,17 @@ LADDER = (
     *((12, 384), (8, 512), (12, 512), (10, 640), (12, 768), (16, 896), (24, 1024), (36, 1280), (48, 1600)),
 )
 #: Tokens for each weight in the blocks' matrices from which a larger model is taken. The published optimum is 20 for each of all
-#: parameters (Hoffmann et al. 2022). benchmarks/dial.py measured on Python's library, in 5 minutes of a core: 1.74 bits a byte
-#: with 33 of them, 1.81 with 4, 2.12 with 1.
+#: parameters (Hoffmann et al. 2022). A few runs by benchmarks/dial.py, told with their limits in docs/how-to/deadline.md, were
+#: best where it was 33, and worse at 4 and below; between those nothing was tried.
 TOKENS_A_WEIGHT = 10.0
 #: Weights for each token of the corpus, at most: beyond that more time does not make a larger model. An assumption.
 _WEIGHTS_A_TOKEN = 4.0
 #: Entries by width. More of them than blocks of this width would seem to want: an entry more is fewer tokens a byte, and so more
-#: bytes in the same time.
+#: bytes in the same time; docs/how-to/deadline.md has the few runs that this rests on.
 _VOCABULARY = ((64, 4096), (256, 8192), (512, 16384), (10**9, 32768))
 #: Bytes of text for each entry, at least: rarer ones are never learnt.
 _BYTES_AN_ENTRY = 80
-#: Tokens of a step are this often the root of all tokens, within bounds.
+#: Tokens of a step are this often the root of all tokens, within bounds. An assumption, as are dropout and context below.
 _STEP_ROOT, _STEP_TOKENS = 1.3, (1024, 524288)
 #: From so many epochs on this is dropped.
 _DROPOUT = ((4.0, 0.1), (20.0, 0.2))
