@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import matplotlib.figure  # noqa: F401  drawn in the process of the tests: one of its own for each dataset takes longer
 import pytest
 from helpers import write_documents
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     from reliability.child_runs import Child
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 _POINT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 #: The launcher variables that would make a test believe it is one of several processes.
 _LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION")
+
+
+# tqdm's lock is shared with forks: a child that is killed while it writes a line would hold up all that are forked after it.
+os.register_at_fork(after_in_child=lambda: tqdm.set_lock(threading.RLock()))
 
 
 def pytest_collection_finish() -> None:

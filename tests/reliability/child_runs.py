@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
 import shlex
 import signal
@@ -50,6 +52,7 @@ class Child:
             os.dup2(descriptor, 2)
             sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - pytest's own captures are the parent's
             sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+            faulthandler.enable(2)
             code = function() or 0
         except SystemExit as stop:
             code = int(stop.code or 0)
@@ -66,7 +69,7 @@ class Child:
         end = time.monotonic() + _SECONDS
         while not Path(path).exists():
             assert self.poll() is None, f"it ended before {path}: {self.text()}"
-            assert time.monotonic() < end, f"no {path}: {self.text()}"
+            assert time.monotonic() < end, f"no {path}: {self.stuck()}"
             time.sleep(0.005)
 
     def poll(self) -> int | None:
@@ -82,8 +85,7 @@ class Child:
         begin = time.monotonic()
         while self.poll() is None:
             if time.monotonic() - begin > seconds:
-                self.kill()
-                raise AssertionError(f"still running after {seconds} s: {self.text()}")
+                raise AssertionError(f"still running after {seconds} s: {self.stuck()}")
             time.sleep(0.005)
         self.seconds = time.monotonic() - begin
         assert self.code is not None
@@ -95,6 +97,16 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
             self.code = -signal.SIGKILL
+
+    def stuck(self) -> str:
+        """End it; what it wrote, and where each of its threads was."""
+        with contextlib.suppress(ProcessLookupError):
+            self.signal(signal.SIGABRT)
+        end = time.monotonic() + 10
+        while self.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        self.kill()
+        return self.text()
 
     def text(self) -> str:
         """What it wrote so far."""

@@ -49,7 +49,7 @@ def until_uploaded(child, store: RemoteFolder, step: int) -> None:
     end = time.monotonic() + 60
     while f"checkpoint-{step}" not in remote_checkpoints(store):
         assert child.poll() is None, child.text()
-        assert time.monotonic() < end, child.text()
+        assert time.monotonic() < end, child.stuck()
         time.sleep(0.01)
 
 
