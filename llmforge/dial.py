@@ -84,8 +84,12 @@ def set_dial(config: PretrainConfig, given: set[str], changed: Mapping[str, Any]
         if rank() == 0:
             kept = yaml.safe_dump({**changed, **deadline.chosen}, sort_keys=False, allow_unicode=True)
             logger.info("%s", told["why"])
+            if told["early"]:
+                logger.warning("%s", told["early"])
             show(f"# to keep, and to change: llmforge pretrain --config FILE\n{kept}")
     apply_flags(config, {name: value for name, value in deadline.chosen.items() if name not in given})
+    if "num_train_epochs" in deadline.chosen and config.training.max_steps == UNBOUNDED:
+        config.training.max_steps = -1  # so that the epochs count
 
 
 def _chosen_before(config: PretrainConfig) -> dict[str, Any] | None:
@@ -148,8 +152,16 @@ def _decide(config: PretrainConfig, given: set[str]) -> dict[str, Any]:
         f"{format_seconds(seconds)} on {device}{measured}: {choice.layers} layers of {choice.width}, about "
         f"{format_count(choice.tokens)} tokens, {choice.epochs:.2g} epochs"
     )
+    early = ""
+    if choice.ends_early and "num_train_epochs" in chosen:
+        ended = start + choice.tokens * choice.operations / rate / _STEPS_SHARE + _END
+        early = (
+            f"{choice.epochs:.0f} epochs are all that this corpus is good for, more would learn it by heart: the run ends after "
+            f"about {format_seconds(ended)}; more text would use the rest"
+        )
     return {
         "chosen": chosen,
+        "early": early,
         "start": start,
         "end": 3 * evaluation + _END,
         "step": choice.step_tokens * choice.operations / rate,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from helpers import recipe_config
 
 from llmforge import dial
 from llmforge.errors import ConfigError, DataError
+from llmforge.planning.dial import MOST_EPOCHS
 from llmforge.planning.speed import Speed
 from llmforge.pretrain import parse_pretrain, prepare_run
 from llmforge.storage.records import write_json
@@ -97,6 +99,22 @@ def test_what_the_user_says_stays(text, probed, flags):
         name = flag.removeprefix("--")
         kept = next(getattr(part, name) for part in parts if hasattr(part, name))
         assert str(getattr(kept, "value", kept)) == value
+
+
+def test_a_corpus_that_is_used_up_before_the_time_is_ends_the_run(tmp_path, probed, capsys):
+    small = tmp_path / "a [red] name longer than a terminal is wide, which stays in one line all the same.txt"
+    small.write_text("some words of a text\n" * 6000)
+    config = parsed(small, "--deadline", "30m")
+    assert (config.training.num_train_epochs, config.training.max_steps) == (MOST_EPOCHS, -1)
+    told = capsys.readouterr()
+    assert re.search(r"warning: 16 epochs are all that .* the run ends after about \d+ ", told.err)
+    kept = yaml.safe_load(told.out.partition("--config FILE\n")[2])
+    assert (kept["num_train_epochs"], kept["corpus"]) == (MOST_EPOCHS, str(small))
+    assert parsed(small, "--deadline", "30m", "--num_train_epochs", "40").training.num_train_epochs == 40
+    assert "the run ends after" not in capsys.readouterr().err
+    write_json(tmp_path / "run.json", {"run_id": "1", "config": {"deadline": {"chosen": config.deadline.chosen}}})
+    again = dial_alone(small, "--output_dir", str(tmp_path), "--resume")
+    assert (again.training.num_train_epochs, again.training.max_steps) == (MOST_EPOCHS, -1)
 
 
 def test_the_users_own_rhythm_stays(text, probed):

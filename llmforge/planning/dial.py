@@ -17,15 +17,19 @@ LADDER = (
 TOKENS_A_WEIGHT = 10.0
 #: Weights for each token of the corpus, at most: beyond that more time does not make a larger model. An assumption.
 _WEIGHTS_A_TOKEN = 4.0
+#: Passes over the corpus, at most, however much time there is: later ones learn it by heart, and a schedule that is made for more
+#: of them ends worse. docs/how-to/deadline.md has the runs that this rests on.
+MOST_EPOCHS = 16.0
 #: Entries by width. More of them than blocks of this width would seem to want: an entry more is fewer tokens a byte, and so more
 #: bytes in the same time; docs/how-to/deadline.md has the few runs that this rests on.
 _VOCABULARY = ((64, 4096), (256, 8192), (512, 16384), (10**9, 32768))
 #: Bytes of text for each entry, at least: rarer ones are never learnt.
 _BYTES_AN_ENTRY = 80
-#: Tokens of a step are this often the root of all tokens, within bounds. An assumption, as are dropout and context below.
+#: Tokens of a step are this often the root of all tokens, within bounds. An assumption, as is the context below.
 _STEP_ROOT, _STEP_TOKENS = 1.3, (1024, 524288)
-#: From so many epochs on this is dropped.
-_DROPOUT = ((4.0, 0.1), (20.0, 0.2))
+#: From so many epochs on this is dropped, and this is the least for a step: more noise from either side learns by heart sooner.
+#: Between 8 and 16 epochs nothing else was tried; the rest is an assumption.
+_DROPOUT, _LEAST_STEP = ((4.0, 0.1), (8.0, 0.2)), (8.0, 2048)
 #: Context by width.
 _CONTEXT = ((128, 256), (384, 512), (10**9, 1024))
 #: Of the tokens that the time is enough for, what one evaluation may have: a third of the work of training on them.
@@ -67,8 +71,9 @@ class Choice:
         block_size: Tokens of a row.
         step_rows: Rows of an optimizer step.
         dropout: Of residual branches and embeddings.
-        tokens: That the time is enough for.
+        tokens: To train on: as many as the time is enough for, or `MOST_EPOCHS` of the corpus.
         unique: That the corpus has.
+        afforded: Tokens that the time is enough for.
     """
 
     layers: int
@@ -79,6 +84,7 @@ class Choice:
     dropout: float
     tokens: float
     unique: float
+    afforded: float
 
     @property
     def heads(self) -> int:
@@ -96,6 +102,11 @@ class Choice:
         return self.tokens / self.unique
 
     @property
+    def ends_early(self) -> bool:
+        """Whether the corpus is used up before the time is."""
+        return self.tokens < self.afforded
+
+    @property
     def operations(self) -> float:
         """For one token, forward and backward, as `llmforge.planning.speed.flops_per_token` counts them."""
         return operations(self.layers, self.width, self.vocabulary, self.block_size)
@@ -108,7 +119,7 @@ class Choice:
     @property
     def evaluation_rows(self) -> int:
         """Rows of an evaluation that takes a small part of the time."""
-        return max(round(_EVALUATED * self.tokens / self.block_size), _LEAST_ROWS)
+        return max(round(_EVALUATED * self.afforded / self.block_size), _LEAST_ROWS)
 
 
 def operations(layers: int, width: int, vocabulary: int, length: int) -> float:
@@ -131,7 +142,7 @@ def choose(seconds: float, rate: float, corpus: float, pinned: Pinned = NOTHING,
     enough = [
         choice
         for choice in made
-        if choice.tokens >= TOKENS_A_WEIGHT * choice.weights and choice.weights <= _WEIGHTS_A_TOKEN * choice.unique
+        if choice.afforded >= TOKENS_A_WEIGHT * choice.weights and choice.weights <= _WEIGHTS_A_TOKEN * choice.unique
     ]
     return (enough or made[:1])[-1]
 
@@ -143,12 +154,14 @@ def _with_shape(layers: int, width: int, work: float, corpus: float, pinned: Pin
         while vocabulary > 512 and vocabulary * _BYTES_AN_ENTRY > corpus:
             vocabulary //= 2
     length = pinned.block_size or next(size for most, size in _CONTEXT if width <= most)
-    tokens = work / operations(layers, width, vocabulary, length)
+    afforded = work / operations(layers, width, vocabulary, length)
     unique = max(corpus / bytes_per_token(vocabulary), 1.0)
+    tokens = min(afforded, MOST_EPOCHS * unique)
     rows = pinned.step_rows
     if rows is None:
-        wanted = min(max(_STEP_ROOT * tokens**0.5, _STEP_TOKENS[0]), _STEP_TOKENS[1], max(unique / 8, length))
+        least = _LEAST_STEP[1] if tokens >= _LEAST_STEP[0] * unique else _STEP_TOKENS[0]
+        wanted = min(max(_STEP_ROOT * tokens**0.5, least), _STEP_TOKENS[1], max(unique / 8, length))
         rows = 1 << max(round(wanted / length).bit_length() - 1, 0)
         rows = -(-rows // processes) * processes
     dropout = max((share for epochs, share in _DROPOUT if tokens / unique >= epochs), default=0.0)
-    return Choice(layers, width, vocabulary, length, rows, dropout, tokens, unique)
+    return Choice(layers, width, vocabulary, length, rows, dropout, tokens, unique, afforded)

@@ -11,7 +11,7 @@ from llmforge.configs.model import FIELDS
 from llmforge.configs.run import PretrainConfig
 from llmforge.models import PRESETS, build_config
 from llmforge.planning.corpus import CorpusSize
-from llmforge.planning.dial import Choice, Pinned
+from llmforge.planning.dial import MOST_EPOCHS, Choice, Pinned
 from llmforge.planning.memory import largest_rows
 from llmforge.planning.requirements import setup_for
 from llmforge.runtime.devices import Device, available_memory
@@ -59,6 +59,9 @@ def flags_of(config: PretrainConfig, choice: Choice, given: set[str], device: De
         fields |= {"vocab_size": choice.vocabulary} if config.tokenizer.tokenizer is None else {}
     if not {"lr_scheduler_kwargs", "min_lr_ratio", "decay_ratio"} & given:  # which are of another schedule
         fields |= {"lr_scheduler_type": "linear"}
+    # Where the device may be faster than was foretold, too: the bound is what counts, and costs nothing where it is not reached.
+    if not {"max_steps", "num_train_epochs"} & given and 2 * choice.afforded > MOST_EPOCHS * choice.unique:
+        fields |= {"num_train_epochs": MOST_EPOCHS}
     fields |= {"max_eval_samples": choice.evaluation_rows}
     fields |= {"logging_steps": min(max(int(choice.tokens / choice.step_tokens / 100), 1), 10)}
     share = choice.step_rows // world_size()

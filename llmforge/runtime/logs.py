@@ -80,10 +80,12 @@ def console() -> Console:
 
 
 def show(renderable: Any) -> None:
-    """Print a rich table or text, and put its plain form into run.log."""
+    """Print a rich table, or text as it is, and put its plain form into run.log."""
     from rich.console import Console
 
-    console().print(renderable)
+    # To be copied: neither broken where the terminal ends, nor read for rich's own [markup].
+    plain: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False} if isinstance(renderable, str) else {}
+    console().print(renderable, **plain)
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
-            Console(file=handler.stream, force_jupyter=False, width=100, color_system=None).print(renderable)
+            Console(file=handler.stream, force_jupyter=False, width=100, color_system=None).print(renderable, **plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmforge.planning.corpus import bytes_per_token
-from llmforge.planning.dial import LADDER, TOKENS_A_WEIGHT, Pinned, choose, operations
+from llmforge.planning.dial import LADDER, MOST_EPOCHS, TOKENS_A_WEIGHT, Pinned, choose, operations
 from llmforge.planning.speed import flops_per_token
 
 #: Two cores, in operations a second.
@@ -39,6 +39,7 @@ def test_more_time_or_a_faster_device_is_never_a_smaller_model(corpus):
 def test_the_time_is_enough_for_the_model(seconds):
     choice = choose(seconds, CPU, CODE)
     assert choice.tokens >= TOKENS_A_WEIGHT * choice.weights
+    assert not choice.ends_early
     assert choice.tokens * choice.operations == pytest.approx(seconds * CPU)
     assert choice.evaluation_rows * choice.block_size / 3 < 0.01 * choice.tokens
 
@@ -51,10 +52,17 @@ def test_a_vocabulary_is_not_larger_than_its_text():
 
 
 def test_epochs_are_counted_in_tokens_and_bring_dropout():
-    few, many, most = (choose(seconds, CPU, corpus) for seconds, corpus in ((300, CODE), (300, BOOK), (5000, BOOK)))
+    few, many, most = (choose(seconds, CPU, corpus) for seconds, corpus in ((300, CODE), (40, BOOK), (5000, BOOK)))
     assert (few.dropout, few.epochs < 1) == (0.0, True)
     assert many.epochs == pytest.approx(many.tokens / BOOK * bytes_per_token(many.vocabulary))
     assert 0 < many.dropout < most.dropout
+
+
+def test_a_small_corpus_is_not_read_for_as_long_as_there_is_time():
+    short, long = choose(3, CPU, 130e3), choose(10_000, CPU, 130e3)
+    assert (short.ends_early, long.ends_early) == (False, True)
+    assert long.epochs == MOST_EPOCHS
+    assert choose(20_000, CPU, 130e3).tokens == long.tokens
 
 
 def test_a_step_has_more_tokens_where_there_are_more_and_is_shared_evenly():

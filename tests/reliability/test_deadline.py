@@ -53,3 +53,17 @@ def test_it_ends_with_its_schedule_and_a_resumed_one_has_what_was_chosen(corpus,
     assert record("run.json")["config"]["deadline"]["chosen"] == chosen
     assert lines()[-1]["step"] > steps[-1]
     assert "keep" not in again.text()  # what is decided is not told again
+
+
+def test_a_corpus_that_is_used_up_ends_it_with_its_schedule_too(corpus, start):
+    """Before the time is: with the rate at its end, and the last weights judged."""
+    child = start(lambda: timed("--corpus", str(corpus), "--output_dir", "run", "--deadline", "30m"))
+    assert child.wait(120) == 0, child.text()
+    assert "the run ends after about" in child.text()
+    assert record("exit.json")["exit_code"] == 0
+    *_, last = [line for line in lines() if "learning_rate" in line]
+    assert last["learning_rate"] < 0.1 * max(line.get("learning_rate", 0.0) for line in lines())
+    assert 15.9 < lines()[-1]["epoch"] <= 16
+    judged = [line["step"] for line in lines() if "eval_loss" in line]
+    assert len(judged) > 4
+    assert judged[-1] == record("exit.json")["step"]
