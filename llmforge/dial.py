@@ -137,19 +137,19 @@ def _decide(config: PretrainConfig, given: set[str]) -> dict[str, Any]:
     choice, trial = chosen_at(rate)
     measured = ""
     _refuse_short(config, start + _END + LEAST_STEPS * choice.step_tokens * choice.operations / rate)
-    speed = _measured(trial, choice, device, seconds)
+    speed, tried = _measured(trial, choice, device, seconds), choice
     if speed is not None:
         measured = f", measured {format_count(speed)} tokens a second"
         seen = speed * choice.operations
         if not 1 / _CLOSE < seen / rate < _CLOSE:
             choice, trial = chosen_at(seen)
-            measured += f" with {choice.layers} layers of {choice.width}" if seen != rate else ""
+            measured += f" with {tried}" if str(choice) != str(tried) else ""
         rate = seen
     chosen = flags_of(config, choice, given, device, precision)
     rows = config.data.max_eval_samples if "max_eval_samples" in given else choice.evaluation_rows
     evaluation = (rows or choice.evaluation_rows) * choice.block_size * choice.operations / 3 / rate
     why = (
-        f"{format_seconds(seconds)} on {device}{measured}: {choice.layers} layers of {choice.width}, about "
+        f"{format_seconds(seconds)} on {device}{measured}: {choice}, about "
         f"{format_count(choice.tokens)} tokens, {choice.epochs:.2g} epochs"
     )
     early = ""

@@ -54,6 +54,7 @@ def test_everything_follows_from_corpus_device_and_time(text, probed, capsys):
     assert config.training.max_steps == config.training.eval_steps == config.training.save_steps == dial.UNBOUNDED
     assert config.deadline.evaluations == dial.EVALUATIONS
     assert config.training.learning_rate == float(f"{0.1 / model.n_embd**0.5:.2g}")
+    assert model.n_positions == config.data.block_size
     told = yaml.safe_load(capsys.readouterr().out.partition("--config FILE\n")[2])
     assert told["n_embd"] == model.n_embd
     assert told["deadline"] == "30m"

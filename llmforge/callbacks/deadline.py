@@ -104,8 +104,10 @@ class Deadline(ForgeCallback):
         if args.world_size > 1 and self._group is None:
             self._group = torch.distributed.new_group(backend="gloo")
         self._agree(state)
-        if state.global_step and self._over:
+        used_up = bool(state.global_step and self._over)
+        if used_up:
             control.should_training_stop = True
+            state.max_steps = state.global_step
             if state.is_world_process_zero:
                 logger.info("the deadline of %s was used up by step %d", format_seconds(self.seconds), state.global_step)
         if hasattr(lr_scheduler, "lr_lambdas"):
@@ -115,7 +117,7 @@ class Deadline(ForgeCallback):
                 lr_scheduler._last_lr = [base * function(lr_scheduler.last_epoch) for base, function in rates]
                 for group, rate in zip(lr_scheduler.optimizer.param_groups, lr_scheduler._last_lr, strict=True):
                     group["lr"] = rate
-        if self.foretold[1]:
+        if self.foretold[1] and not used_up:
             self._foretell(state, self.foretold[1])
 
     def _foretell(self, state: TrainerState, step: float) -> None:

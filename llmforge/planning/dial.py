@@ -86,6 +86,9 @@ class Choice:
     unique: float
     afforded: float
 
+    def __str__(self) -> str:
+        return f"{self.layers} layer{'s' * (self.layers > 1)} of {self.width}"
+
     @property
     def heads(self) -> int:
         """Of the attention: 32 wide as in gpt2-10m, 64 from 512 on as in the larger presets."""

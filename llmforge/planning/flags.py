@@ -92,7 +92,10 @@ def _model(choice: Choice) -> dict[str, Any]:
         (name for name in PRESETS if PRESETS[name].family == "GPT-2"),
         key=lambda name: abs(math.log(choice.weights / (12 * PRESETS[name].layers * PRESETS[name].width ** 2))),
     )
-    return {"preset": near, "n_layer": choice.layers, "n_embd": choice.width, "n_head": choice.heads}
+    positions = (
+        {} if PRESETS[near].positions == choice.block_size else {"n_positions": choice.block_size}
+    )  # none that are never seen
+    return {"preset": near, "n_layer": choice.layers, "n_embd": choice.width, "n_head": choice.heads, **positions}
 
 
 def with_flags(config: PretrainConfig, fields: Mapping[str, Any]) -> PretrainConfig:

@@ -174,7 +174,7 @@ def test_with_no_time_left_a_resumed_run_trains_no_step(trained):
     trainer = trained(100.0, Clock())
     again = Clock()
     over = trained(100.0, again, resume=True)
-    assert over.state.global_step == trainer.state.global_step
+    assert over.state.global_step == over.state.max_steps == trainer.state.global_step
     assert again.now == 1000.0
 
 
