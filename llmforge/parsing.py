@@ -23,6 +23,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from llmforge.errors import ConfigError
+from llmforge.flag_help import FlagHelp
 from llmforge.yaml_files import find_config, read_yaml
 
 T = TypeVar("T")
@@ -42,15 +43,6 @@ _RECORD_LISTS = ("source",)
 
 #: Lists whose flag may be given again.
 _REPEATED = (*_RECORD_LISTS, "field")
-
-
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    def _expand_help(self, action: argparse.Action) -> str:
-        # argparse formats help texts with %; a bare % in one must not crash --help.
-        try:
-            return super()._expand_help(action)
-        except (ValueError, TypeError, KeyError):
-            return action.help or ""
 
 
 class ForgeParser(HfArgumentParser):
@@ -75,7 +67,10 @@ class ForgeParser(HfArgumentParser):
                     self._nullable.add(name)
                 if any(kind is dict or typing.get_origin(kind) is dict for kind in kinds):
                     self._mappings.add(name)
-        super().__init__(dataclass_types, allow_abbrev=False, formatter_class=_HelpFormatter, **kwargs)
+        # argparse's own usage repeats all the flags; a flag is described where it stands.
+        kwargs.setdefault("usage", "%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]")
+        super().__init__(dataclass_types, allow_abbrev=False, formatter_class=FlagHelp, **kwargs)
+        self.epilog = "A flag may be written with - for _. What is not given is as the file of --config says, else the default."
         general = self.add_argument_group("configuration")
         general.add_argument("--config", metavar="PATH", help="A YAML file of these flags; flags given beside it win.")
         general.add_argument(
@@ -100,6 +95,9 @@ class ForgeParser(HfArgumentParser):
             for action in parser._actions:
                 if action.dest == field.name and action.nargs is None:
                     action.nargs, action.const = "?", True
+            for action in parser._actions:
+                if action.dest == field.name and action.nargs == 0:  # said with the flag itself
+                    action.help = argparse.SUPPRESS
             spellings = (f"--no_{field.name}", f"--no-{field.name}", f"--no-{field.name.replace('_', '-')}")
             missing = [option for option in dict.fromkeys(spellings) if option not in parser._option_string_actions]
             if missing:

@@ -56,6 +56,12 @@ from llmforge.runtime.trackers import check_trackers
 from llmforge.scoring.result import Evaluation, result_path
 from llmforge.trainer import ForgeTrainer
 
+#: What the verbs that train do.
+_WHAT = {
+    "pretrain": "Train a GPT-2 or GPT-NeoX model from scratch on your own text: --corpus DIR --deadline 30m is enough.",
+    "finetune": "Go on training a model, on the rows of a task or on plain text: --from_pretrained DIR --train_file FILE.",
+}
+
 
 def parse_run(own: Sequence[type], verb: str, argv: Sequence[str] | None, recipe: str | None) -> tuple[Parsed, str]:
     """The command line of a training.
@@ -73,7 +79,12 @@ def parse_run(own: Sequence[type], verb: str, argv: Sequence[str] | None, recipe
     transformers.utils.logging.disable_progress_bar()  # the bars of loading and saving; Trainer's own stay
     script = Path(recipe) if recipe else None
     classes = [*own, CheckpointArguments, RemoteArguments, GenerationArguments, RunArguments]
-    parser = ForgeParser(classes, dry_run=True, prog=f"python {script.name}" if script else f"llmforge {verb}")
+    parser = ForgeParser(
+        classes,
+        dry_run=True,
+        prog=f"python {script.name}" if script else f"llmforge {verb}",
+        description=_WHAT[verb],
+    )
     folder = script.parent / "configs" / script.stem if script else None
     with deferred_process_group():
         return parser.parse(argv, folder, "demo" if script else None), script.stem if script else verb

@@ -42,7 +42,7 @@ ORDER: list[set[str]] = [
         "run",
         "finetune tuning defaults",
     ),
-    {"yaml_files"},
+    {"yaml_files", "flag_help"},
     {"parsing"},
     *folder(
         "runtime",

@@ -208,6 +208,19 @@ def test_help_of_everything_there_is():
         assert word in shown
 
 
+def test_help_tells_each_flag_once_and_no_default_that_says_nothing():
+    from llmforge.configs.data import DataArguments
+
+    shown = ForgeParser([DataArguments], prog="llmforge it", description="What it does.").format_help()
+    assert shown.startswith("usage: llmforge it [--config FILE.yaml] [--FLAG VALUE ...]\n\nWhat it does.\n")
+    assert shown.count("max_files") == 1
+    assert "--max_files N " in shown
+    assert shown.count("clean ") == 1
+    assert "--[no_]clean " in shown
+    assert "default: None" not in shown
+    assert "(default: True)" in shown
+
+
 # 5. Lists.
 
 
