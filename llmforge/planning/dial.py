@@ -15,8 +15,9 @@ LADDER = (
 #: parameters (Hoffmann et al. 2022). A few runs by benchmarks/dial.py, told with their limits in docs/how-to/deadline.md, were
 #: best where it was 33, and worse at 4 and below; between those nothing was tried.
 TOKENS_A_WEIGHT = 10.0
-#: Weights for each token of the corpus, at most: beyond that more time does not make a larger model. An assumption.
-_WEIGHTS_A_TOKEN = 4.0
+#: Weights for each token of the corpus, at most, and in a model of this size in any case: beyond that more time does not make a
+#: larger one, which would learn the text by heart sooner. Between runs at 0.8 and at 1.9, in docs/how-to/deadline.md.
+_WEIGHTS_A_TOKEN, _ALWAYS = 1.5, 12 * 2 * 64**2
 #: Passes over the corpus, at most, however much time there is: later ones learn it by heart, and a schedule that is made for more
 #: of them ends worse. docs/how-to/deadline.md has the runs that this rests on.
 MOST_EPOCHS = 16.0
@@ -145,7 +146,8 @@ def choose(seconds: float, rate: float, corpus: float, pinned: Pinned = NOTHING,
     enough = [
         choice
         for choice in made
-        if choice.afforded >= TOKENS_A_WEIGHT * choice.weights and choice.weights <= _WEIGHTS_A_TOKEN * choice.unique
+        if choice.afforded >= TOKENS_A_WEIGHT * choice.weights
+        and choice.weights <= max(_WEIGHTS_A_TOKEN * choice.unique, _ALWAYS)
     ]
     return (enough or made[:1])[-1]
 
