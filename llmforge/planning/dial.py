@@ -16,7 +16,7 @@ LADDER = (
 #: best where it was 33, and worse at 4 and below; between those nothing was tried.
 TOKENS_A_WEIGHT = 10.0
 #: Weights for each token of the corpus, at most, and in a model of this size in any case: beyond that more time does not make a
-#: larger one, which would learn the text by heart sooner. Between runs at 0.8 and at 1.9, in docs/how-to/deadline.md.
+#: larger one, which would learn the text by heart sooner. Between runs at 0.9 and at 2.0, in docs/how-to/deadline.md.
 _WEIGHTS_A_TOKEN, _ALWAYS = 1.5, 12 * 2 * 64**2
 #: Passes over the corpus, at most, however much time there is: later ones learn it by heart, and a schedule that is made for more
 #: of them ends worse. docs/how-to/deadline.md has the runs that this rests on.
