@@ -39,15 +39,20 @@ SWEEP = {
         (10, 256, 8, 8192, 512, 8),
     )
 }
+#: Of a small corpus one would also try this.
+DROPPED = "2 x 128, 4k, dropout 0.2"
+SIDES = [DIAL, *SWEEP, DROPPED]
 
 
 def flags(side: str) -> list[str]:
-    """What is given by hand."""
+    """What is given by hand; without the dial's bound in epochs."""
     if side == DIAL:
         return []
-    layers, width, heads, vocabulary, length, rows = SWEEP[side]
+    layers, width, heads, vocabulary, length, rows = SWEEP[side.partition(", dropout")[0]]
     shape = f"--preset gpt2-10m --n_layer {layers} --n_embd {width} --n_head {heads} --vocab_size {vocabulary}"
-    return f"{shape} --block_size {length} --per_device_train_batch_size {rows} --gradient_accumulation_steps 1".split()
+    batch = f"--block_size {length} --per_device_train_batch_size {rows} --gradient_accumulation_steps 1"
+    dropout = "--resid_pdrop 0.2 --embd_pdrop 0.2" if side == DROPPED else ""
+    return f"{shape} {batch} {dropout} --num_train_epochs 10000".split()
 
 
 def run(side: str, corpus: str, shares: str, seconds: int, core: int | None) -> dict[str, Any]:
@@ -112,9 +117,9 @@ def main() -> None:
     asked.add_argument("--minutes", type=float, default=3.0)
     asked.add_argument("--split_ratios", default="0.8,0.1,0.1", help="of a large corpus a small test split is enough")
     asked.add_argument("--cores", action="store_true")
-    asked.add_argument("--only", nargs="*", choices=[DIAL, *SWEEP])
+    asked.add_argument("--only", nargs="*", choices=SIDES)
     args = asked.parse_args()
-    sides = args.only or [DIAL, *SWEEP]
+    sides = args.only or SIDES
     cores: queue.Queue[int | None] = queue.Queue()
     for core in sorted(os.sched_getaffinity(0)) if args.cores else [None]:
         cores.put(core)
