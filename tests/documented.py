@@ -69,10 +69,10 @@ LONG = {
 }
 
 SHORTER = """--max_steps 2 --eval_steps 1 --save_steps 1 --logging_steps 1 --max_eval_samples 4 --block_size 64
---per_device_train_batch_size 2 --per_device_eval_batch_size 2 --report_to none --disable_tqdm true --max_new_tokens 4
+--per_device_train_batch_size 2 --per_device_eval_batch_size 2 --disable_tqdm true --max_new_tokens 4
 --dataloader_num_workers 0"""
 TUNED = """--max_steps 2 --logging_steps 1 --eval_strategy steps --eval_steps 2 --save_strategy steps --save_steps 2
---per_device_train_batch_size 2 --report_to none --disable_tqdm true --max_new_tokens 4 --max_eval_samples 4"""
+--per_device_train_batch_size 2 --disable_tqdm true --max_new_tokens 4 --max_eval_samples 4"""
 PROBED = "--block_size 64 --vocab_size 400 --n_layer 1 --n_embd 32 --n_head 2 --per_device_train_batch_size 1"
 #: As the Makefile counts them.
 WORKERS = (os.cpu_count() or 1) + 1
@@ -117,7 +117,7 @@ EXTRA = {
     "python -m reliability.sweeps": "clock",
     f"python -m pytest -n {WORKERS} --dist worksteal -m slow tests/reliability": "-k during_tokenizing",
     f"python -m pytest -n {WORKERS} --dist worksteal$": "tests/test_errors.py",
-    "python -m pytest -m '' tests/test_commands_run.py": "-k report",
+    f"python -m pytest -n {WORKERS} --dist worksteal -m '' tests/test_commands_run.py": "-k report",
 }
 #: Exit codes that are right besides 0, by the start of the line.
 ENDS = {
