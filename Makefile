@@ -124,7 +124,7 @@ docs: setup ## write docs/reference again from the code
 site: setup ## build the documentation as a site in build/site; a broken link fails it
 	$(BIN)/python docs/build_site.py
 
-docs-commands: setup ## run the commands of README and docs, shortened, and count them; half an hour
+docs-commands: setup ## count the commands of README and docs and run them, shortened; half an hour
 	$(BIN)/python tests/documented.py
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m '' tests/test_commands_run.py
 

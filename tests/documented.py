@@ -96,7 +96,7 @@ EXTRA = {
     "--learning_rates 1e-3 --shares 1",
     "python benchmarks/prepare.py": "--block 128 --vocabulary 400",
     "python benchmarks/step.py": "--rounds 1 --layers 1 --width 64",
-    "python benchmarks/loss.py": "--pairs 1",
+    "python benchmarks/loss.py": "--pairs 1 --shapes 8k",
     "python benchmarks/attention.py": "--rounds 1 --dropout 0 --parts layers",
     "python benchmarks/optimizers.py": "--steps 2 --layers 1 --width 64 --rows 2 --eval_rows 2",
     "python benchmarks/startup.py": "--rounds 1",
