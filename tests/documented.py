@@ -163,6 +163,11 @@ def words_of(line: str) -> list[str]:
     return words + extra
 
 
+def why_not(line: str) -> str:
+    """What keeps `line` from being run; empty if nothing does."""
+    return first(NEEDS, line, "") or first(LONG, line, "")
+
+
 def counted() -> tuple[int, Counter[str], Counter[str]]:
     """How many commands there are; of those that are not run, how many for each reason of `NEEDS`, and of `LONG`."""
     every = [line for page in PAGES for line in commands(page)]

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from documented import ENDS, FENCE, LONG, NEEDS, PAGES, TYPED, commands, first, words_of
+from documented import ENDS, FENCE, PAGES, TYPED, commands, first, why_not, words_of
 from helpers import ROOT
 from remote.store import Bucket
 from scoring.test_harness import QUESTIONS, TASK
@@ -33,7 +33,7 @@ from scoring.test_harness import QUESTIONS, TASK
 pytestmark = pytest.mark.slow
 #: Of one command.
 SECONDS = 900
-NAMES = {str(page.relative_to(ROOT)): page for page in PAGES if commands(page)}
+NAMES = {str(page.relative_to(ROOT)): page for page in PAGES if any(not why_not(line) for line in commands(page))}
 #: Pages that are about launching: there it is done by the launchers.
 LAUNCHED = ("docs/how-to/launching.md",)
 GO_DEMO = "accelerate launch recipes/pretrain_go.py --output_dir runs/pretrain_go-demo-001"
@@ -240,7 +240,7 @@ def given(page: str, start: Callable) -> None:
 
 @pytest.mark.parametrize("page", NAMES)
 def test_the_commands_of_a_page_run(page: str, scratch: Path, start: Callable, request: pytest.FixtureRequest):
-    lines = [line for line in commands(NAMES[page]) if not first(NEEDS, line, "") and not first(LONG, line, "")]
+    lines = [line for line in commands(NAMES[page]) if not why_not(line)]
     if any("gs://my-bucket" in line for line in [*lines, *GIVEN.get(page, ())]):
         request.getfixturevalue("my_bucket")
     given(page, start)
