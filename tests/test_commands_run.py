@@ -28,7 +28,6 @@ import pytest
 from documented import ENDS, FENCE, PAGES, TYPED, commands, first, why_not, words_of
 from helpers import ROOT
 from remote.store import Bucket
-from scoring.test_harness import QUESTIONS, TASK
 
 pytestmark = pytest.mark.slow
 #: Of one command.
@@ -63,6 +62,16 @@ GIVEN = {
     "docs/how-to/spot-instances.md": [MINE],
     "docs/troubleshooting.md": [MIRRORED, TOKENIZER],
 }
+#: A task of lm-eval's whose rows lie beside it: faq.jsonl.
+TASK = """task: questions
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{[answer, question]}}}}"
+doc_to_target: 0
+"""
 #: Stands in a folder for the tools that a Makefile finds in the environment, and passes on what it was given, cut short.
 TOOL = f"""#!{sys.executable}
 import os, shlex, sys
@@ -104,10 +113,9 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "records.jsonl": [{"text": text} for text in lessons],
         "faq.jsonl": questions,
         "chats.jsonl": [{"messages": [{"role": role, "content": said} for role, said in chat]} for chat in turns],
-        "rows.jsonl": [{"q": question, "choices": choices} for question, choices in QUESTIONS],
     }.items():
         (place / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (place / "my_task.yaml").write_text(TASK.format(rows=place / "rows.jsonl"), encoding="utf-8")
+    (place / "my_task.yaml").write_text(TASK.format(rows=place / "faq.jsonl"), encoding="utf-8")
     (tmp_path / "tools").mkdir()
     for name in ("accelerate", "llmforge", "mypy", "python", "ruff"):
         (tmp_path / "tools" / name).write_text(TOOL, encoding="utf-8")
