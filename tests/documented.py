@@ -37,16 +37,11 @@ PLACEHOLDERS = {
     "checkpoint-200": "checkpoint-2",
 }
 
-#: What a command needs that a machine with two cores and no network lacks, by the start of its line ($ is its end). These are
-#: parsed (tests/test_docs.py) and not run.
-GPU, GPUS, INDEX, HUB, SLURM, APT = (
-    "a GPU",
-    "several GPUs",
-    "the package index",
-    "a download",
-    "a Slurm cluster",
-    "root and apt",
-)
+GPU, GPUS, CLUSTER = "a GPU", "several GPUs", "a Slurm cluster"
+INDEX, HUB, APT = "the package index", "a download", "root and apt"
+#: What a machine with two cores and no network lacks.
+ABSENT = (GPU, GPUS, CLUSTER, INDEX, HUB, APT)
+#: What a command needs to be run, by the start of its line ($ is its end). These are parsed (tests/test_docs.py) and not run.
 NEEDS = {
     "make setup": INDEX,
     "make wheel-test": INDEX,
@@ -58,14 +53,10 @@ NEEDS = {
     "accelerate launch --config_file accelerate_configs/ddp": GPUS,
     "accelerate launch --config_file accelerate_configs/fsdp": GPUS,
     "accelerate launch --config_file accelerate_configs/multi_node": GPUS,  # two machines in one: tests/recipes/test_launching.py
-    "sbatch": SLURM,  # with stand-ins for srun and scontrol: tests/recipes/test_launching.py
+    "sbatch": CLUSTER,  # with stand-ins for srun and scontrol: tests/recipes/test_launching.py
     "accelerate launch recipes/pretrain_smollm.py --config 124m$": HUB,
     "llmforge evaluate --model runs/gearhead --lm_eval hellaswag": HUB,
     "llmforge pretrain --preset neox-160m --corpus ~/texts --optim galore": INDEX,  # of the extra `optimizers`
-}
-#: Nor these, which could be.
-LONG = {
-    "python benchmarks/scaling": "ten minutes, in fixed sizes",
 }
 
 SHORTER = """--max_steps 2 --eval_steps 1 --save_steps 1 --logging_steps 1 --max_eval_samples 4 --block_size 64
@@ -108,7 +99,8 @@ EXTRA = {
     "python benchmarks/upload.py": "--rounds 1 --megabytes 20",
     "python benchmarks/dedup.py": "--count 20",
     "python benchmarks/leaks.py": "--documents 20 --steps 2",
-    "python benchmarks/plan.py": "--rows 10m",
+    "python benchmarks/scaling.py": "--rounds 1 --smoke",
+    "python benchmarks/plan.py": "--rows 'gpt2-10m, 4 × 512, checkpointed'",
     "python benchmarks/dial.py": "--minutes 0.3 --only 'the dial'",
     "PYTHONPATH=.:tests python -m reliability.chaos": "--kills 2 --stock_kills 1",
     "PYTHONPATH=.:tests python -m reliability.sweeps": "clock",
@@ -164,30 +156,25 @@ def words_of(line: str) -> list[str]:
 
 
 def why_not(line: str) -> str:
-    """What keeps `line` from being run; empty if nothing does."""
-    return first(NEEDS, line, "") or first(LONG, line, "")
+    """What `line` needs so that it could be run; empty if it is."""
+    return first(NEEDS, line, "")
 
 
-def counted() -> tuple[int, Counter[str], Counter[str]]:
-    """How many commands there are; of those that are not run, how many for each reason of `NEEDS`, and of `LONG`."""
+def counted() -> tuple[int, Counter[str]]:
+    """How many commands there are, and how many of them are not run, by what they need."""
     every = [line for page in PAGES for line in commands(page)]
-    needing = Counter(first(NEEDS, line, "") for line in every)
-    long = Counter(first(LONG, line, "") for line in every if not first(NEEDS, line, ""))
-    return len(every), needing - Counter({"": len(every)}), long - Counter({"": len(every)})
+    return len(every), Counter(why_not(line) for line in every if why_not(line))
 
 
 def told() -> Iterator[str]:
     """The count, a line at a time."""
-    every, needing, long = counted()
-    others = needing.total() + long.total()
+    every, needing = counted()
+    run, absent = every - needing.total(), sum(needing[reason] for reason in ABSENT)
     pages = sum(bool(commands(page)) for page in PAGES)
-    yield f"{every} commands on {pages} pages: {every - others} are run, {others} are parsed and not run"
+    yield f"{every} commands on {pages} pages: {run} are run, {needing.total()} are parsed and not run, since they need"
     for reason, count in needing.most_common():
-        yield f"  {count:3} need {reason}"
-    for reason, count in long.most_common():
-        yield f"  {count:3} would take {reason}"
-    able = every - needing.total()
-    yield f"Of the {able} that need nothing of the kind {100 * (able - long.total()) / able:.1f} % are run."
+        yield f"  {count:3}  {reason}"
+    yield f"Of the {every - absent} that a machine without GPU and network could run, {100 * run / (every - absent):.1f} % are."
 
 
 if __name__ == "__main__":
