@@ -82,7 +82,6 @@ EXTRA = {
     "llmforge plan --preset gpt2-124m --corpus project --probe": PROBED,
     "llmforge generate": "--max_new_tokens 4",
     "llmforge evaluate": "--max_new_tokens 4",
-    "llmforge doctor": "--quick",
     "python benchmarks/time_to_loss.py": "--layers 1 --width 64 --block 64 --rows 2 --vocabulary 400 --steps 4 "
     "--learning_rates 1e-3 --shares 1",
     "python benchmarks/prepare.py": "--block 128 --vocabulary 400",
