@@ -124,8 +124,9 @@ docs: setup ## write docs/reference again from the code
 site: setup ## build the documentation as a site in build/site; a broken link fails it
 	$(BIN)/python docs/build_site.py
 
-docs-commands: setup ## run the commands of README and docs, shortened; some minutes
-	$(BIN)/python -m pytest -m '' tests/test_commands_run.py
+docs-commands: setup ## count the commands of README and docs and run them, shortened; half an hour
+	$(BIN)/python tests/documented.py
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m '' tests/test_commands_run.py
 
 screenshots: setup ## make the pictures of docs/images anew; needs a browser
 	$(BIN)/python docs/screenshots.py

@@ -1,4 +1,4 @@
-"""OMP_NUM_THREADS=1 python benchmarks/attention.py [--rounds 5] [--cpu_time] [--json]
+"""OMP_NUM_THREADS=1 python benchmarks/attention.py [--rounds 5] [--documents code] [--cpu_time] [--json]
 
 What keeping packed documents apart costs, forward and backward, of a GPT-2 of 10M parameters on 8 x 512
 tokens: stock's block-diagonal mask against ours, causal attention per document, in alternating pairs.
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="pairs after the first, which warms up")
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--parts", nargs="+", default=["layers", "step"], choices=["layers", "step"])
+    parser.add_argument("--documents", nargs="+", default=list(KINDS), choices=list(KINDS), help="what the rows are made of")
     parser.add_argument("--cpu_time", action="store_true", help="count the process's own time, where others use the machine too")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -110,7 +111,7 @@ def main() -> None:
     for dropout in args.dropout:
         for part in args.parts:
             model = make_model(dropout, part == "layers")
-            for kind in KINDS:
+            for kind in args.documents:
                 batch = make_batch(kind)
                 times: dict[str, list[float]] = {way: [] for way in WAYS}
                 for _ in range(args.rounds + 1):
@@ -131,7 +132,7 @@ def main() -> None:
                         f"{part:<7} dropout {dropout}  {kind:<10} {row['segments']:>5}   {said}   ratio {ratio:.2f}", flush=True
                     )
     memory = []
-    for kind in KINDS:
+    for kind in args.documents:
         peaks = {way: peak_memory(kind, way, 0.1) for way in WAYS}
         memory.append({"documents": kind, "bytes": peaks})
         if not args.json:

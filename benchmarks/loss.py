@@ -1,4 +1,4 @@
-"""python benchmarks/loss.py [--json]
+"""python benchmarks/loss.py [--shapes 50k 8k] [--json]
 
 What the lean loss takes against stock's (linear and `cross_entropy` through autograd): loss and
 both gradients, forward and backward, in alternating pairs in one process; and the memory that each
@@ -99,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--pairs", type=int, default=3, help="pairs of each shape; of the small one three times as many")
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES), help="by their vocabularies")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.peak:
@@ -107,8 +108,8 @@ def main() -> None:
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    bytes_of = {shape: peaks(shape) for shape in SHAPES}
-    found = {shape: measure(shape, given.pairs * (3 if shape == "8k" else 1)) for shape in SHAPES}
+    bytes_of = {shape: peaks(shape) for shape in given.shapes}
+    found = {shape: measure(shape, given.pairs * (3 if shape == "8k" else 1)) for shape in given.shapes}
     for shape, figures in found.items():
         figures["peak_bytes"] = bytes_of[shape]
     if given.json:
@@ -119,7 +120,8 @@ def main() -> None:
         f"{name}, {torch.get_num_threads()} threads (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}), "
         f"torch {torch.__version__}, {'bf16 autocast' if device.type == 'cuda' else 'fp32'}"
     )
-    for shape, (vocabulary, width, positions) in SHAPES.items():
+    for shape in given.shapes:
+        vocabulary, width, positions = SHAPES[shape]
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         rows, figures = chunk_rows(positions, vocabulary, dtype, device), found[shape]
         print(f"vocabulary {vocabulary:,}, width {width}, {positions:,} positions in chunks of {rows}")

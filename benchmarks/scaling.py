@@ -1,10 +1,10 @@
-"""python benchmarks/scaling.py [--rounds N] [--json]
+"""python benchmarks/scaling.py [--rounds N] [--smoke] [--json]
 
 How the cost of training grows: with parameters, with the context, with the corpus and with processes, over small sizes.
 
 Costs are CPU seconds of one thread, which hardly depend on what else the machine does; the ratio beside them is over
 what arithmetic says (`6 N + 12 L w T` operations a token, with N the weights in matrices, L blocks of width w and
-context T), 1 for the largest size. docs/concepts/scaling.md goes on from them on paper.
+context T), 1 for the largest size. docs/concepts/scaling.md goes on from them on paper. The figures of ``--smoke`` mean nothing.
 """
 
 from __future__ import annotations
@@ -152,12 +152,14 @@ def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=3, help=f"so many times {STEPS} steps of each shape")
+    options.add_argument("--smoke", action="store_true", help="the smallest of each, one process: does the script still run?")
     chosen = options.parse_args()
+    some = slice(1 if chosen.smoke else None)
     quiet()
     torch.set_num_threads(1)
     parameters: list[dict[str, Any]] = []
     for family, shapes in SHAPES.items():
-        for layers, width in shapes:
+        for layers, width in shapes[some]:
             cost = step_cost(family, layers, width, BLOCK, BLOCK, chosen.rounds)
             needed = operations(layers, width, BLOCK)
             parameters.append({"family": family, "layers": layers, "width": width, "seconds": cost, "operations": needed})
@@ -168,10 +170,10 @@ def main() -> None:
             "short": step_cost("GPT-2", 4, 256, context, SHORT, chosen.rounds),
             "operations": operations(4, 256, context),
         }
-        for context in CONTEXTS
+        for context in CONTEXTS[some]
     ]
-    corpora = [{"megabytes": size, "seconds": corpus_cost(size)} for size in MEGABYTES]
-    processes = [{"processes": count, "seconds": process_cost(count)} for count in (1, 2)]
+    corpora = [{"megabytes": size, "seconds": corpus_cost(size)} for size in MEGABYTES[some]]
+    processes = [{"processes": count, "seconds": process_cost(count)} for count in (1, 2)[some]]
     figures = {"parameters": parameters, "contexts": contexts, "corpora": corpora, "processes": processes}
     if chosen.json:
         tell(True, figures, "")

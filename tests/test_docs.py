@@ -7,11 +7,10 @@ import re
 import shlex
 from pathlib import Path
 
+import documented
 import pytest
+from documented import FENCE, PAGES, commands
 from helpers import ROOT
-
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def fenced(language: str) -> list[tuple[Path, str]]:
@@ -19,9 +18,7 @@ def fenced(language: str) -> list[tuple[Path, str]]:
 
 
 def shell_commands() -> list[str]:
-    whole = [re.sub(r"\\\n\s*", "", body) for _, body in fenced("bash")]  # a backslash goes on in the next line
-    lines = [line.split("    #")[0].strip() for body in whole for line in body.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line for page in PAGES for line in commands(page)]
 
 
 def named(page: Path) -> str:
@@ -35,8 +32,25 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), f"{named(page)}: {target}"
 
 
-def test_there_are_commands():
-    assert len(shell_commands()) > 10
+def test_nine_of_ten_commands_are_run():
+    """By tests/test_commands_run.py, of those that need no GPU, network or cluster; and those that do are few."""
+    every, needing = documented.counted()
+    assert every > 200
+    assert every - needing.total() >= 0.9 * (every - sum(needing[reason] for reason in documented.ABSENT))
+    assert needing.total() <= 0.15 * every
+    assert all(documented.NEEDS.values()), "each with its reason"
+
+
+def test_what_is_said_of_commands_is_of_some():
+    """A command that is gone, or was changed, leaves nothing lying about that says why it is not run."""
+    lines = shell_commands()
+    assert [start for start in documented.NEEDS if not any(f"{line}$".startswith(start) for line in lines)] == []
+
+
+def test_shell_commands_are_marked_as_such():
+    """In another fence nobody would find them."""
+    languages = {kind for page in PAGES for kind, _ in FENCE.findall(page.read_text(encoding="utf-8"))}
+    assert languages <= {"bash", "python", "text", "yaml", ""}
 
 
 @pytest.mark.parametrize("line", shell_commands())
@@ -44,6 +58,8 @@ def test_commands_parse(line, capsys, monkeypatch):
     """Every command is one that exists, with flags and configs that exist."""
     monkeypatch.chdir(ROOT)  # where they are to be typed
     words = shlex.split(line)
+    while re.match("[A-Z_]+=", words[0]):
+        words = words[1:]
     if words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert {word for word in words[1:] if "=" not in word} <= set(targets)

@@ -280,10 +280,9 @@ def _cpu_info() -> str:
 
 
 def _cpu_name() -> str:
-    for line in _cpu_info().splitlines():
-        if line.startswith("model name"):
-            return f"{line.split(':', 1)[1].strip()}, {available_cores()} cores"
-    return f"{platform.processor() or platform.machine()}, {available_cores()} cores"
+    names = (line.split(":", 1)[1].strip() for line in _cpu_info().splitlines() if line.startswith("model name"))
+    name = next(names, platform.processor() or platform.machine())
+    return f"{name}, {available_cores()} core{'s' * (available_cores() > 1)}"
 
 
 def _cpu_has_bf16() -> bool:
