@@ -75,7 +75,7 @@ def end_run(run: RunFolder, config: RunConfig, mirror: Mirror | None, error: Bas
     finally:
         close_trackers(told.code)
     if isinstance(error, KeyboardInterrupt):
-        logger.warning("interrupted%s; go on with --output_dir %s --resume", _by(error), run.path)
+        logger.warning("interrupted%s; go on with --output_dir %s --resume added to the same command", _by(error), run.path)
     if left and end.code:
         logger.warning("%s", _undelivered(left, run.path))
     return told.error

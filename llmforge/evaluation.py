@@ -28,6 +28,7 @@ from llmforge.errors import ConfigError
 from llmforge.parsing import ForgeParser
 from llmforge.pretrained.folder import find_folder
 from llmforge.pretrained.loading import Pretrained, load_pretrained_model
+from llmforge.pretrained.origin import prepared_for, trained_on
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.launch import rank, rank_zero_first, world_size
 from llmforge.runtime.logs import logger, set_up_logging
@@ -44,6 +45,7 @@ from llmforge.scoring.rows import TestRows, read_test_rows
 from llmforge.scoring.samples import STRATEGIES
 from llmforge.scoring.show import show_comparison, show_evaluation, show_lm_eval
 from llmforge.storage.records import write_json
+from llmforge.tasks.task import TASK_FILE
 
 #: What answers and samples are made with, where nothing else is said.
 _GENERATION: dict[str, Any] = {"do_sample": False, "strategies": list(STRATEGIES)}
@@ -74,8 +76,10 @@ def evaluate_model(
         raise ConfigError("--model is not given.", "Give --model DIR, such as runs/NAME/final.")
     if args.lm_eval:
         check_harness(args.lm_eval)
-    data = evaluation_data(args, find_folder(args.model))
-    found = load_pretrained_model(args.model, args.base_model)
+    model, folder = args.model, find_folder(args.model)
+    args = on_own_data(args, folder)
+    data = evaluation_data(args, folder)
+    found = load_pretrained_model(model, args.base_model)
     return evaluate_on(found, data, args, generation, given)
 
 
@@ -88,6 +92,7 @@ def compare_models(
         LlmforgeError: As `evaluate_model`.
     """
     folders = [find_folder(model, "--compare") for model in args.compare]  # all of them, before the first takes its time
+    args = on_own_data(args, folders[0])
     data = evaluation_data(args, folders[0])
     evaluations = []
     for model in args.compare:
@@ -95,6 +100,17 @@ def compare_models(
         evaluations.append(evaluate_on(found, data, args, generation, given))
         logger.info("%s: %.3f bits a byte", found.path, evaluations[-1].total.bits_per_byte)
     return compare(evaluations)
+
+
+def on_own_data(args: EvaluationArguments, model: Path) -> EvaluationArguments:
+    """`args`, where they name neither text nor rows, with what the model's own run held out, if that is text and still there."""
+    data = None if args.has_text or (model / TASK_FILE).exists() else prepared_for(model)
+    if data is None:
+        return args
+    there = load_prepared(data).dataset
+    split = next((name for name in (args.split, "test", "validation") if name in there), args.split)
+    logger.info("on the %s split of the model's own run, held out from training", split)
+    return dataclasses.replace(args, dataset_dir=str(data), split=split)
 
 
 def evaluation_data(args: EvaluationArguments, model: Path) -> Data:
@@ -107,7 +123,8 @@ def evaluation_data(args: EvaluationArguments, model: Path) -> Data:
         return read_test_rows(args, model)
     if not args.has_text:
         raise ConfigError(
-            "There is no text to evaluate on.", "Give --dataset_dir DIR, --corpus FILES, or rows of a task by --test_file FILE."
+            "There is no text to evaluate on, and what the model's own run held out is not there.",
+            "Give --dataset_dir DIR, --corpus FILES, or rows of a task by --test_file FILE.",
         )
     data = load_prepared(args.dataset_dir) if args.dataset_dir is not None else args.data()
     if isinstance(data, DataArguments):
@@ -141,7 +158,9 @@ def evaluate_on(
         data = data.for_model(found)
         generation = dataclasses.replace(generation, prompts=[data.task.ask(prompt) for prompt in generation.prompts])
     check_prompts(generation.prompts, found.tokenizer, positions)
-    settings = {"precision": args.precision, "interval_method": f"{LEVEL:.0%}, {RESAMPLES} bootstrap resamples, seed 0"}
+    settings: dict[str, Any] = {"precision": args.precision}
+    settings["interval_method"] = f"{LEVEL:.0%}, {RESAMPLES} bootstrap resamples, seed 0"
+    settings["trained_on"] = trained_on(found.path, _given(data, args))
     if isinstance(data, TestRows):
         result = evaluate_rows(found, data, args, generation, set(given), settings)
     else:
@@ -149,6 +168,14 @@ def evaluate_on(
     if args.lm_eval and rank() == 0:
         result.lm_eval = run_harness(found, args.lm_eval, args.per_device_eval_batch_size)
     return result
+
+
+def _given(data: Data, args: EvaluationArguments) -> list[str]:
+    """The files and folders of text or rows, of which a model may have seen some; of a dataset a split is held out."""
+    if isinstance(data, TestRows):
+        rows = args.test_file
+        return [rows] if rows is not None and Path(rows).expanduser().is_file() else []
+    return [] if isinstance(data, PreparedDataset) else [source.path for source in data.sources()]
 
 
 def evaluate_harness(args: EvaluationArguments) -> dict[str, Any]:

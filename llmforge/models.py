@@ -64,8 +64,9 @@ def get_preset(name: str) -> Preset:
         ConfigError: There is none; the nearest name is given.
     """
     if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(PRESETS)}."
+        # Only what is one slip away: another size with a similar name is no guess to make.
+        close = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.85)
+        hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(PRESETS)}; `llmforge plan --list_presets`."
         raise ConfigError(f"--preset {name}: no such preset.", hint)
     return PRESETS[name]
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from llmforge.runtime.devices import Device
 
 
+#: What is to be done with a corpus that is too small for any preset.
+_SMALLER = "`llmforge pretrain --corpus DIR --deadline 30m --dry_run` chooses a model small enough for it, and shows it."
+
+
 def preset_parameters(preset: Preset) -> int:
     """Parameters at the reference vocabulary, tied ones once.
 
@@ -167,7 +171,7 @@ def make_plans(config: PretrainConfig, asked: PlanArguments, named: bool) -> dic
                 None,
             )
         if corpus is not None:
-            refuse_tiny_corpus(corpus.tokens, smallest, sizes[smallest], corpus.bytes_per_token)
+            refuse_tiny_corpus(corpus.tokens, smallest, sizes[smallest], corpus.bytes_per_token, _SMALLER)
         if corpus is None and deadline is None:
             return told | {"plans": []}
         chosen = _choose(fits, plans, corpus, deadline, fitting_preset, smallest)

@@ -14,7 +14,7 @@ from pathlib import Path
 import transformers
 
 from llmforge.auto_batch import choose_batch, train_fitting
-from llmforge.build import build_trainer, check_callbacks, without_validation
+from llmforge.build import build_trainer, check_callbacks, recall_data, without_validation
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
@@ -117,6 +117,8 @@ def parse_pretrain(argv: Sequence[str] | None = None, recipe: str | None = None)
         deadline=parsed.get(DeadlineArguments),
         dry_run=parsed.dry_run,
     )
+    if config.deadline.deadline is not None:  # which takes its time to choose
+        check_place(config, "output_dir" in parsed.changed)
     set_dial(config, parsed.given, parsed.changed)
     config.name = f"{stem}-{parsed.config_path.stem if parsed.config_path else model.preset}"
     check_config(config, named_folder="output_dir" in parsed.changed)
@@ -147,6 +149,7 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
         config.tokenizer.vocab_size = preset.vocab_size
     sketch = build_config(config.model, embedding_rows(config.tokenizer.vocab_size))
     check_optimizer(config.training, sketch.model_type)
+    recall_data(config)
     if config.data.dataset_dir is not None:
         prepared = load_prepared(config.data.dataset_dir)
         block_size, validates = prepared.block_size, "validation" in prepared.card["splits"]
@@ -177,27 +180,21 @@ def check_run(config: RunConfig, width: int, named_folder: bool) -> None:
     apply_precision(config.training)
     config.training.choose_learning_rate(width)
     resume = config.run.resume
+    check_place(config, named_folder)
     if resume is None and not config.run.eval_only:
-        if named_folder:
-            folder = Path(config.training.output_dir or ".")
-            # Asked once for all processes, on the first machine: it may have begun to write when another one asks.
-            rank_zero_first()(lambda: _refuse_taken_folder(folder) if on_first_machine() else None)
-        elif world_size() > local_world_size():
+        if not named_folder and world_size() > local_world_size():
             raise ConfigError(
                 "Several machines need one run folder, and none is given.",
                 "Give each the same --output_dir, on a file system that all of them see.",
             )
-        else:
+        if not named_folder:
             config.training.output_dir = None
         _check_mirror(config)
         return
     if not named_folder and is_remote(resume):
         config.training.output_dir = default_folder(str(resume))
     elif not named_folder:
-        if resume in (None, "newest") or not Path(resume).is_dir():
-            flag = "--eval_only" if resume is None else f"--resume {resume}"
-            raise ConfigError(f"{flag} does not say which run.", "Give --output_dir with the run's folder.")
-        config.training.output_dir = str(Path(resume).resolve().parent)
+        config.training.output_dir = str(Path(str(resume)).resolve().parent)
     folder = Path(config.training.output_dir or ".")
     rank_zero_first()(lambda: refuse_running(folder) if on_first_machine() else None)
     # A look at names and sizes, so that what is plainly wrong is told before data is prepared; `open_run` reads the files.
@@ -207,6 +204,22 @@ def check_run(config: RunConfig, width: int, named_folder: bool) -> None:
     elif not is_remote(resume) and not config.remote.remote:
         find_checkpoint(folder, resume, False, settings.allow_fresh_optimizer or config.run.eval_only, scaler)
     _check_mirror(config)
+
+
+def check_place(config: RunConfig, named_folder: bool) -> None:
+    """Refuse a folder that holds another run, and a run to go on with or to evaluate that is not named.
+
+    Raises:
+        ConfigError: As `check_config`.
+    """
+    folder, resume = Path(config.training.output_dir or "."), config.run.resume
+    if resume is None and not config.run.eval_only:
+        if named_folder:
+            # Asked once for all processes, on the first machine: it may have begun to write when another one asks.
+            rank_zero_first()(lambda: _refuse_taken_folder(folder) if on_first_machine() else None)
+    elif not named_folder and not is_remote(resume) and (resume is None or not Path(resume).is_dir()):
+        flag = "--eval_only" if resume is None else "--resume" if resume == "newest" else f"--resume {resume}"
+        raise ConfigError(f"{flag} does not say which run.", "Give --output_dir with the run's folder.")
 
 
 def _check_mirror(config: RunConfig) -> None:

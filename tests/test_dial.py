@@ -186,13 +186,24 @@ def dial_alone(text: Path, *flags: str):
         return parsed(text, "--deadline", "30m", *flags)
 
 
-@pytest.mark.parametrize("flags", [[], ["--output_dir", "never/begun"]])
-def test_resume_where_no_run_has_begun_chooses_as_a_new_run(text, probed, flags):
+def test_resume_where_no_run_has_begun_chooses_as_a_new_run(text, probed):
     """What always passes --resume, a job that may be preempted, passes it the first time too."""
     fresh = parsed(text, "--deadline", "30m")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llmforge.pretrain.check_config", lambda *_, **__: None)
-        assert parsed(text, "--deadline", "30m", "--resume", *flags).model == fresh.model
+        assert parsed(text, "--deadline", "30m", "--resume", "--output_dir", "never/begun").model == fresh.model
+
+
+def test_what_is_refused_is_refused_before_anything_is_timed_and_shown(text, monkeypatch, tmp_path):
+    def timed(*_: object) -> None:
+        raise AssertionError("the device was timed first")
+
+    monkeypatch.setattr("llmforge.dial.matrix_flops", timed)
+    (tmp_path / "used" / "checkpoint-5").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        parsed(text, "--deadline", "30m", "--output_dir", str(tmp_path / "used"))
+    with pytest.raises(ConfigError, match=r"^--resume does not say which run"):
+        parsed(text, "--deadline", "30m", "--resume")
 
 
 def test_a_share_is_one_of_the_time(text, probed):

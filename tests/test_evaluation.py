@@ -403,6 +403,39 @@ def test_eval_only_evaluates_what_a_run_has_trained_and_trains_nothing(corpus, c
     assert pretrain_command("--corpus", str(corpus), "--eval_only") == 2
 
 
+def test_without_a_text_it_is_what_the_run_held_out(corpus, capsys):
+    run = ["--corpus", str(corpus), "--output_dir", "run", "--max_steps", "3"]
+    assert pretrain_command(*run) == 0
+    held_out = json.loads(Path("run/eval.json").read_text())
+    capsys.readouterr()
+    found = evaluation.main(["--model", "run", "--samples", "0"])
+    assert "held out from training" in capsys.readouterr().err
+    assert (found.settings["split"], found.settings["trained_on"]) == ("test", [])
+    assert found.total.loss == pytest.approx(held_out["loss"], rel=1e-5)
+    with pytest.raises(SystemExit):  # and so does --eval_only, which needs no corpus to be told again
+        pretrain_command("--output_dir", "run", "--eval_only")
+    assert json.loads(Path("run/eval.json").read_text())["loss"] == pytest.approx(held_out["loss"], rel=1e-5)
+    assert pretrain_command("--output_dir", "run", "--resume") == 3
+    assert "There is no corpus: --resume is added to the command that began the run. That was: " in capsys.readouterr().err
+    record = json.loads(Path("run/run.json").read_text())
+    Path("run/run.json").write_text(json.dumps(record | {"data": record["data"] | {"path": "gone"}}))
+    with pytest.raises(ConfigError, match=r"no text to evaluate on.*--dataset_dir DIR, --corpus FILES"):
+        evaluation.main(["--model", "run"])
+
+
+def test_text_that_the_model_was_trained_on_is_told(corpus, tmp_path, capsys):
+    """Whoever asks whether a model is any good gives what is at hand, which is what it was trained on."""
+    assert pretrain_command("--corpus", str(corpus), "--output_dir", "run", "--max_steps", "3") == 0
+    (tmp_path / "other.txt").write_text("func other() {}\n" * 9)
+    one = next(path for path in sorted(corpus.rglob("*")) if path.is_file())
+    for text, seen in ((corpus, True), (one, True), (corpus / ".." / corpus.name, True), (tmp_path / "other.txt", False)):
+        capsys.readouterr()
+        found = evaluation.main(["--model", "run", "--corpus", str(text), "--samples", "0", "--format", "auto"])
+        assert bool(found.settings["trained_on"]) is seen, text
+        assert ("was trained on text of" in capsys.readouterr().err) is seen
+        assert bool(json.loads(Path("run/final/eval.json").read_text())["trained_on"]) is seen
+
+
 def test_the_context_is_what_the_run_was_trained_on(corpus, tmp_path):
     """Not the 1,024 positions it has: beyond the rows of the run they were never trained."""
     assert pretrain_command("--corpus", str(corpus), "--output_dir", "run") == 0

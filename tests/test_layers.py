@@ -113,7 +113,7 @@ ORDER: list[set[str]] = [
         "transfer",
         "inspect",
     ),
-    *folder("pretrained", "folder", "adapters beside", "loading"),
+    *folder("pretrained", "folder origin", "adapters beside", "loading"),
     *folder("tasks", "fields prompts yaml_text", "task", "files scenarios rows", "examples splits"),
     *folder("sampling", "completions", "turns", "dialogue"),
     {"generate"},

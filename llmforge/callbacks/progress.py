@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 
-#: Seconds between two updates where nobody watches them move: in a file or a pipe.
-_SELDOM = 20.0
+#: Seconds without a line after which one says how far the training is, where no bar can: in a file or a pipe.
+_SELDOM = 60.0
+
+
+def _moves() -> bool:
+    """Whether what is written can be written over: in a terminal, and in a notebook, where a bar is a widget."""
+    shell = sys.modules.get("IPython")
+    return sys.stderr.isatty() or (shell is not None and shell.get_ipython() is not None)
 
 
 class Progress(ProgressCallback):
     """`transformers.ProgressCallback` that leaves the log lines to `RunLog` and shows the loss in the bar.
 
-    Written to a file it updates three times a minute instead of at every step.
+    In a file or a pipe there is no bar, whose updates would be lines without end: the log lines say how far it is, and
+    where there was none for a minute, a line of its own does.
     """
 
     def _bar(self, total: int, **kwargs: Any) -> Any:
-        return tqdm(total=total, dynamic_ncols=True, mininterval=0.1 if sys.stderr.isatty() else _SELDOM, **kwargs)
+        self._said = time.monotonic()
+        return tqdm(total=total, dynamic_ncols=True, disable=not _moves(), **kwargs)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
@@ -29,6 +38,9 @@ class Progress(ProgressCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.training_bar is not None:
             self.training_bar.total = state.max_steps  # which a deadline changes
+            if self.training_bar.disable and time.monotonic() - self._said >= _SELDOM:
+                self._said = time.monotonic()
+                print(f"training: step {state.global_step} of {state.max_steps}", file=sys.stderr, flush=True)
         super().on_step_end(args, state, control, **kwargs)
 
     def on_prediction_step(
@@ -42,5 +54,6 @@ class Progress(ProgressCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
     ) -> None:
+        self._said = time.monotonic()
         if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
             self.training_bar.set_postfix_str(f"loss={logs['loss']:.3f}", refresh=False)

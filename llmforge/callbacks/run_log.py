@@ -16,8 +16,10 @@ from llmforge.storage.files import is_disk_full
 from llmforge.storage.records import append_json_line, keep_json_lines
 
 _SKIPPED = ("total_flos", "eval_model_preparation_time")
+#: Of a run with a deadline: the step that it will reach begins the line, and `eta` says the time.
+_TIMED = ("run_seconds", "max_steps")
 #: In the file, but not in the readable line.
-_QUIET = ("epoch", "tokens", "eval_tokens", "eval_bytes", "useful_tokens_per_second", "eta_seconds", "micro_batch")
+_QUIET = ("epoch", "tokens", "eval_tokens", "eval_bytes", "useful_tokens_per_second", "eta_seconds", "micro_batch", *_TIMED)
 _SPEEDS = ("_runtime", "_per_second")
 
 

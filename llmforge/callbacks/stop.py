@@ -56,7 +56,7 @@ class StopOnSignal(ForgeCallback):
         control.should_save = args.save_strategy != SaveStrategy.NO
         control.should_training_stop = not control.should_save  # else after the save, which keeps what stands in `control`
         if rank() == 0:
-            logger.warning("stopping after step %d: %s", state.global_step, stop_signals.asked or "another process was asked to")
+            logger.info("stopping after step %d: %s", state.global_step, stop_signals.asked or "another process was asked to")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._saved = state.global_step
@@ -68,7 +68,7 @@ class StopOnSignal(ForgeCallback):
         if not self.trainer.is_in_train or self._batches is None or not self._batches.reached():
             return
         if rank() == 0:
-            logger.warning("stopping in the evaluation at step %d, which is done again on --resume", state.global_step)
+            logger.info("stopping in the evaluation at step %d, which is done again on --resume", state.global_step)
         if args.save_strategy != SaveStrategy.NO and self._saved != state.global_step:
             self._stopping = True
             self.trainer._save_checkpoint(self.trainer.model, trial=None)
@@ -94,7 +94,8 @@ class StopOnSignal(ForgeCallback):
             logger.warning("%s", failure)
         if args.save_strategy != SaveStrategy.NO and state.global_step and not self.trainer.checkpoints.has(state.global_step):
             when += ", of which there is no checkpoint"
-        error = Preempted(f"Stopped{by} {when}.", f"Go on with --output_dir {args.output_dir} --resume.", state.global_step)
+        on = f"Go on with --output_dir {args.output_dir} --resume added to the same command."
+        error = Preempted(f"Stopped{by} {when}.", on, state.global_step)
         error.relayed = rank() != 0  # all of them stop, and one tells
         raise error
 

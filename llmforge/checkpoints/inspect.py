@@ -37,6 +37,8 @@ from llmforge.runtime.devices import format_bytes
 from llmforge.runtime.logs import console, printable, set_up_logging
 from llmforge.runtime.run_lock import RunLock
 
+_VERBS = ("list", "view", "compare", "plot", "verify", "status", "upload", "download", "prune")
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `llmforge checkpoints`."""
@@ -86,7 +88,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         CheckFailed: `verify` found something wrong.
         ConfigError: Wrong usage; `prune` of a run that goes on.
     """
-    args = parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given and Path(given[0]).is_dir() and given[0] not in _VERBS:  # what one types first
+        given.insert(0, "list")
+    args = parser().parse_args(given)
     actions = {"list": _list, "view": _view, "compare": _compare, "plot": _plot, "verify": _verify}
     actions |= {"status": _status, "prune": _prune}
     if args.verb in ("upload", "download"):

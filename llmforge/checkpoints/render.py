@@ -55,7 +55,8 @@ def listing(summaries: Sequence[Summary], best: int | None) -> Table:
     for item in summaries:
         mark, time = cell("best" if item.step == best else ""), cell(item.time[:19].replace("T", " "))
         state = item.state if not item.problems else f"{item.state}: {item.problems[0]}"
-        losses = (_loss(item.values["loss"]), _loss(item.validation.get("eval_loss")))
+        evaluated = not item.evaluations or item.evaluations[-1][0] == item.step  # else it is an earlier step's
+        losses = (_loss(item.values["loss"]), _loss(item.validation.get("eval_loss") if evaluated else ""))
         table.add_row(cell(item.step), *losses, mark, time, cell(format_bytes(item.size)), cell(state))
     return table
 

@@ -99,7 +99,7 @@ def assign(
     result = Assignment(split, reason, clusters, names)
     for name, members in result.members().items():
         if not len(members):
-            raise _empty(name, int((ranks % len(SPLITS) == SPLITS.index(name)).sum()), len(positions))
+            raise _empty(args, name, int((ranks % len(SPLITS) == SPLITS.index(name)).sum()), len(positions))
     return result
 
 
@@ -122,7 +122,7 @@ def split_documents(documents: Sequence[HasText], args: DataArguments) -> dict[s
     splits = {name: np.flatnonzero(ranks == number).tolist() for number, name in enumerate(SPLITS) if args.ratios()[number] > 0}
     for name, members in splits.items():
         if not members:
-            raise _empty(name, 0, len(documents))
+            raise _empty(args, name, 0, len(documents))
     return splits
 
 
@@ -175,13 +175,19 @@ def _later(groups: np.ndarray, order: np.ndarray) -> np.ndarray:
     return later
 
 
-def _empty(name: str, placed: int, total: int) -> DataError:
+def _empty(args: DataArguments, name: str, placed: int, total: int) -> DataError:
     if placed:
         return DataError(
             f"The {name} split lost all of its {placed:,} documents as copies of others.",
             "Give more documents, another --split_seed, or --dedup off.",
         )
+    ways = "Give more documents, another --split_seed, or other --split_ratios."
+    if name != SPLITS[0]:  # its share for the other one that is held out: no training document moves
+        train, *held_out = args.ratios()
+        shares = [sum(held_out) if other != name else 0 for other in SPLITS[1:]]
+        ratios = ",".join(f"{share:.6g}" for share in (train, *shares))
+        ways = f"Leave it out by --split_ratios {ratios}, or give more documents or another --split_seed."
     return DataError(
         f"The {name} split got none of the {total} documents.",
-        "Give more documents, another --split_seed, or the split a share of 0 in --split_ratios.",
+        ways,
     )

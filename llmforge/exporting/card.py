@@ -63,7 +63,8 @@ def origin_of(found: Pretrained) -> Origin:
         origin.results = {name: final[name] for name in ("validation", "test") if final.get(name)}
     evaluated = _record(folder / "eval.json")
     if "perplexity" in evaluated:
-        origin.results[str(evaluated.get("data", "evaluation"))] = evaluated
+        seen = " (text that it was trained on)" if evaluated.get("trained_on") else ""
+        origin.results[f"{evaluated.get('data', 'evaluation')}{seen}"] = evaluated
     return origin
 
 

@@ -92,7 +92,8 @@ def checkpoint_table(view: RunView, rows: int, now: float) -> RenderableType:
     for justify in ("right", "right", "right", "right"):
         table.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    table.add_row(*(Text(text, "dim") for text in ("step", "loss", "size", "saved", "")))
+    loss = "validation" if "eval_loss" in view.series else "loss"
+    table.add_row(*(Text(text, "dim") for text in ("step", loss, "size", "saved", "")))
     for item in chosen:
         since = None if item.time is None else max(now - item.time, 0.0)
         table.add_row(

@@ -53,18 +53,25 @@ def corpus_line(tokens: int, counted: bool, name: str, parameters: int, sizes: M
     return f"{head}plenty{larger}"
 
 
-def refuse_tiny_corpus(tokens: int, smallest: str, parameters: int, each: float) -> None:
+def refuse_tiny_corpus(tokens: int, smallest: str, parameters: int, each: float, way: str = "") -> None:
     """Refuse to choose a preset for a corpus that is too small for any.
+
+    Args:
+        tokens: To train on.
+        smallest: The smallest preset.
+        parameters: Its size.
+        each: Bytes of a token.
+        way: What does with so little text, as a sentence; by default other text and other models.
 
     Raises:
         ConfigError: It is; how much text would do is said.
     """
     if tokens < LEAST * parameters:
+        wanted = f"about {parameters * each / 1e6:,.1f} MB of text"
         raise ConfigError(
             f"The corpus has {format_count(tokens)} tokens, too few for any preset: {smallest}, the smallest, has "
             f"{format_count(parameters)} parameters and would learn it by heart.",
-            f"Give about {format_count(parameters * each)}B of text, name a --preset with fewer layers yourself, or fine-tune "
-            "a model that is there.",
+            way or f"Give {wanted}, name a --preset with fewer layers yourself, or fine-tune a model that is there.",
         )
 
 

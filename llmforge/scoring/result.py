@@ -29,7 +29,8 @@ class Evaluation:
         data: What it was evaluated on.
         total: Figures of all of it; of the rows of a task, of what they have to be answered.
         sources: Figures of each source, by name; one for a text of one source.
-        settings: ``block_size``, ``stride``, ``precision``, ``split`` and how intervals were made.
+        settings: ``block_size``, ``stride``, ``precision``, ``split``, how intervals were made, and ``trained_on``: which of
+            the files and folders were among those that the model was trained on.
         fingerprint: Of text and tokenizer, or of rows and task.
         answers: Figures of the answers to the rows of a task; None of a text.
         samples: Held-out prompts and their completions.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmforge.runtime.logs import console, printable
+from llmforge.runtime.logs import console, logger, printable
 from llmforge.scoring.figures import Figures
 from llmforge.scoring.matching import AnswerFigures
 from llmforge.scoring.pairs import SWAPS, Difference
@@ -73,12 +73,27 @@ def show_evaluation(evaluation: Evaluation) -> None:
         ", ".join(told),
         f"loss {total.loss:.4f} nats a token; {total.documents:,} {what}, {total.bytes:,} bytes",
         *([f"in brackets {settings['interval_method']} of {total.resampled}"] if total.intervals else []),
-        "zstd: bits a byte that zstd -19 needs for the same bytes",
+        "zstd: bits a byte that zstd -19 needs for the same bytes; less is better",
     )
+    _warn_trained_on([evaluation])
     if answers is not None:
         show_answers(answers)
     show_lm_eval(evaluation.lm_eval)
     show_samples({"": evaluation.samples})
+
+
+def _warn_trained_on(evaluations: Sequence[Evaluation]) -> None:
+    """Say which models have seen the text before: how they do on other text like it is not what the figures tell."""
+    for one in evaluations:
+        if seen := one.settings.get("trained_on"):
+            logger.warning(
+                "%s was trained on text of %s, so the figures flatter it. %s",
+                one.model,
+                ", ".join(seen),
+                "Without --corpus the held-out split of its run is evaluated."
+                if one.answers is None
+                else "Give rows that it has not seen.",
+            )
 
 
 def _interval(figures: Figures | AnswerFigures, name: str, form: str = ".4g") -> str:
@@ -155,6 +170,7 @@ def show_comparison(comparison: Comparison) -> None:
     for other, found in zip(others, comparison.differences, strict=True):
         _say(*_verdicts(first.model, other.model, found))
     _say(f"p: paired permutation test, {SWAPS:,} swaps; in brackets {first.settings['interval_method']} of pairs")
+    _warn_trained_on(comparison.evaluations)
     show_samples({str(one.model): one.samples for one in comparison.evaluations})
 
 

@@ -28,7 +28,7 @@ class Checkpoint:
         problem: What is wrong with it, or why it was not uploaded; empty where nothing is known.
         size: Bytes of its files; None where unknown.
         time: When it was committed, seconds since the epoch; None where unknown.
-        loss: Validation loss at its step, or, without an evaluation there, training loss; None where unknown.
+        loss: Validation loss at its step, of a run without evaluations training loss; None where there is none.
         best: Whether it is the best by the run's own metric, of all evaluations so far.
     """
 
@@ -133,12 +133,13 @@ def _here(path: Path) -> tuple[str, int | None, float | None, str]:
 
 
 def _loss(curves: Curves, step: int) -> float | None:
-    for name in ("eval_loss", "loss"):
-        series = curves.series.get(name)
-        if series is not None:
-            for place in range(len(series) - 1, -1, -1):
-                if series.steps[place] == step:
-                    return series.values[place]
-                if series.steps[place] < step:
-                    break
+    """The one beside those of the other checkpoints: a training loss among validation losses would look like the best."""
+    series = curves.series.get("eval_loss", curves.series.get("loss"))
+    if series is None:
+        return None
+    for place in range(len(series) - 1, -1, -1):
+        if series.steps[place] == step:
+            return series.values[place]
+        if series.steps[place] < step:
+            break
     return None

@@ -11,7 +11,8 @@ from llmforge.callbacks.progress import Progress
 
 
 @pytest.fixture
-def bar(arguments, state, control):
+def bar(arguments, state, control, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     callback = Progress()
     state.global_step = 0
     callback.on_train_begin(arguments, state, control)
@@ -55,16 +56,21 @@ def test_an_evaluation_has_a_bar_of_its_own(bar, arguments, state, control):
     bar.on_evaluate(arguments, state, control)
 
 
-def test_a_file_is_updated_seldom_and_a_terminal_often(arguments, state, control, monkeypatch):
-    intervals = []
-    for terminal in (False, True):
-        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal, raising=False)
-        callback = Progress()
-        callback.on_train_begin(arguments, state, control)
-        intervals.append(callback.training_bar.mininterval)
-        callback.on_train_end(arguments, state, control)
-    assert intervals[0] >= 10
-    assert intervals[1] <= 1
+def test_a_file_or_a_pipe_has_no_bar_but_a_line_where_nothing_was_said_for_long(arguments, state, control, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    now = [0.0]
+    monkeypatch.setattr("llmforge.callbacks.progress.time.monotonic", lambda: now[0])
+    callback = Progress()
+    state.global_step = 0
+    callback.on_train_begin(arguments, state, control)
+    for step, seconds in ((1, 30), (2, 61), (3, 90), (4, 130)):
+        now[0], state.global_step = seconds, step
+        callback.on_step_end(arguments, state, control)
+        if step == 3:
+            callback.on_log(arguments, state, control, logs={"loss": 1.0})  # whose line says it already
+    callback.on_prediction_step(arguments, state, control, eval_dataloader=range(5))
+    callback.on_train_end(arguments, state, control)
+    assert capsys.readouterr().err == "training: step 2 of 300\n"
 
 
 def test_other_processes_show_nothing(arguments, another_process, control, capsys):

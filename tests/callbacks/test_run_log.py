@@ -156,3 +156,9 @@ def test_another_trouble_with_the_file_is_an_error(log, monkeypatch):
     monkeypatch.setattr(run_log, "append_json_line", refuse)
     with pytest.raises(PermissionError):
         log(1, loss=1.0)
+
+
+def test_the_line_of_a_run_with_a_deadline_says_nothing_twice(state):
+    state.global_step, state.max_steps = 20, 884
+    line = describe(state, {"loss": 2.5, "run_seconds": 58.81, "max_steps": 884, "eta_seconds": 115.0})
+    assert line == "step 20/884 loss=2.5 eta=0:01:55"

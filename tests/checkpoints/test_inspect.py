@@ -19,7 +19,7 @@ from llmforge.checkpoints import inspect, render
 from llmforge.checkpoints.compare import config_differences, weight_distances
 from llmforge.checkpoints.manifest import MANIFEST, METADATA, write_manifest
 from llmforge.checkpoints.summary import STATE, best_step, checkpoint_folders, summarise
-from llmforge.errors import CheckpointError
+from llmforge.errors import CheckpointError, ConfigError
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.run_folder import timestamp
 
@@ -106,6 +106,23 @@ def test_list_is_by_step_and_marks_the_best(run, told, as_json):
         (100, False, "committed"),
     ]
     assert listed[0]["size"] == sum(path.stat().st_size for path in (run / "checkpoint-10").iterdir())
+
+
+def test_list_shows_a_validation_loss_where_it_was_measured_and_not_beneath(run, told):
+    checkpoint(run, 35)  # as one of a Ctrl-C is, between two evaluations
+    rows = {line.split()[0]: line for line in told("list", run)[1].splitlines()[1:]}
+    assert "3.0000" in rows["20"]
+    assert "4.0000" not in rows["35"]
+    assert "2.5000" in rows["35"]
+
+
+def test_a_folder_without_a_verb_is_listed(run, capsys):
+    inspect.main(["list", str(run)])
+    listed = capsys.readouterr().out
+    inspect.main([str(run)])
+    assert capsys.readouterr().out == listed
+    with pytest.raises(ConfigError, match="invalid choice: 'lst'"):
+        inspect.main(["lst", str(run)])
 
 
 def test_list_fits_eighty_columns(run, told):

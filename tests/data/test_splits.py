@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -130,11 +131,23 @@ def test_another_seed_is_another_split(source):
 
 def test_an_empty_split_is_an_error_that_says_so():
     with pytest.raises(
-        DataError, match=r"The (train|validation|test) split got none of the 2 documents.*--split_seed.*--split_ratios"
+        DataError, match=r"The (train|validation|test) split got none of the 2 documents.*--split_ratios.*--split_seed"
     ):
         split_texts(["one text here", "another one there"])
     with pytest.raises(DataError, match="The train split got none of the 0 documents"):
         split_texts([])
+
+
+def test_leaving_an_empty_split_out_as_it_is_told_to_moves_no_training_document():
+    texts = [text_in("train", random.Random(number)) for number in range(4)] + [text_in("validation", random.Random(7))]
+    with pytest.raises(DataError, match="The test split got none of the 5 documents") as told:
+        split_texts(texts)
+    ratios = re.search(r"--split_ratios (\S+), or", str(told.value)).group(1)
+    assert ratios == "0.8,0.2,0"
+    assert {name: list(members) for name, members in split_texts(texts, split_ratios=ratios).members().items()} == {
+        "train": [0, 1, 2, 3],
+        "validation": [4],
+    }
 
 
 def test_a_split_that_lost_all_to_copies_is_an_error_that_says_so(source):

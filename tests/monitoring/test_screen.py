@@ -116,8 +116,8 @@ def test_a_wide_terminal_has_all_five_curves_and_every_table(going):
         assert f"─ {title}" in shown, title
     assert "samples at step 250" in shown
     assert "fmt.Println(x)" in shown
-    assert re.search(r"200 [\d.]+ 2 kB +102 s ago uploading", shown)
-    assert re.search(r"100 [\d.]+ 2 kB +5 min ago in the store", shown)
+    assert re.search(r"200 +[\d.]+ 2 kB +102 s ago uploading", shown)
+    assert re.search(r"100 +[\d.]+ 2 kB +5 min ago in the store", shown)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
@@ -211,6 +211,16 @@ def test_a_clock_that_is_behind_the_run_s_harms_nothing(going):
     assert "0 s left" not in late
 
 
+def test_a_training_loss_does_not_stand_among_validation_losses(tmp_path):
+    folder = write_run(tmp_path / "stopped", events(110, evaluate=50))
+    for step in (100, 110):  # the second one is that of a Ctrl-C, and was not evaluated
+        checkpoint(folder, step)
+    stopped, evaluated = (row for row in plain(folder).split("\n") if re.search(r"^ *1[01]0 .*kB", row))
+    assert re.search(r"100 +\d\.\d+ +2 kB", evaluated)
+    assert re.search(r"110 +2 kB", stopped)
+    assert "validation" in plain(folder).split("checkpoints", 1)[1].split("\n")[1]
+
+
 def test_more_checkpoints_than_room_keep_the_newest_and_the_best(tmp_path):
     logged = events(500, evaluate=20)
     for line in logged:
@@ -221,7 +231,7 @@ def test_more_checkpoints_than_room_keep_the_newest_and_the_best(tmp_path):
         checkpoint(folder, step)
     rows = [row for row in drawn(folder, 160, 45).split("\n") if re.search(r"│ +\d+ .*kB", row)]
     assert re.search(r"500 .* ago", rows[0])
-    assert re.search(r"100 0\.500 .*best", rows[-1])
+    assert re.search(r"100 +0\.500 .*best", rows[-1])
     assert len(rows) < 20
 
 

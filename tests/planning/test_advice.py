@@ -36,8 +36,10 @@ def test_the_preset_for_a_corpus():
 
 def test_a_corpus_too_small_for_any():
     refuse_tiny_corpus(1_100_000, "gpt2-10m", 10_257_408, 4.0)
-    with pytest.raises(ConfigError, match=r"1M tokens, too few for any preset.*Give about 41MB of text"):
+    with pytest.raises(ConfigError, match=r"1M tokens, too few for any preset.*Give about 41.0 MB of text"):
         refuse_tiny_corpus(1_000_000, "gpt2-10m", 10_257_408, 4.0)
+    with pytest.raises(ConfigError, match=r"too few for any preset.*by heart\. Let the dial choose\.$"):
+        refuse_tiny_corpus(1_000_000, "gpt2-10m", 10_257_408, 4.0, "Let the dial choose.")
 
 
 def setup(preset: str = "gpt2-1.5b", gpu: bool = True) -> Setup:
