@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainerState
 
 from llmforge.callbacks.divergence import refuse_non_finite
 from llmforge.callbacks.samples import sample_line
 from llmforge.configs.finetune import FinetuneConfig
 from llmforge.configs.run import RunConfig
 from llmforge.data.prepared import PreparedDataset
+from llmforge.errors import TROUBLESHOOTING
 from llmforge.runtime.devices import format_bytes, peak_memory
 from llmforge.runtime.logs import logger, printable, show
 from llmforge.runtime.run_folder import FINAL, REPORT, SAMPLES, RunFolder
@@ -20,6 +24,9 @@ from llmforge.storage.files import new_folder
 from llmforge.storage.records import append_json_line, write_json, write_text
 from llmforge.trainer import ForgeTrainer
 from llmforge.tuning.start import Start, model_card, write_final
+
+#: By how much of itself the last validation loss is above the best where what came after that is called for nothing.
+_WORSE = 0.01
 
 
 @dataclass
@@ -92,7 +99,9 @@ def finish(
         _write_results(model, trainer.args.seed, run, config, data, result)
         show(_summary(result, run))
         logger.info(
-            "peak memory %s; %s", format_bytes(peak_memory(trainer.args.use_cpu)), _next_commands(run.path, start, config)
+            "peak memory %s; %s",
+            format_bytes(peak_memory(trainer.args.use_cpu)),
+            next_commands(config, result, state),
         )
     return result
 
@@ -175,7 +184,7 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
     from rich.text import Text
 
     table = Table(title=f"Validation, {result.chosen} model of step {result.step:,}", title_justify="left")
-    for column in ("", "start", "end"):
+    for column in ("", "start", "end", *(["test split"] if result.test else [])):
         table.add_column(column, justify="left" if not column else "right")
     for key, label in (
         ("perplexity", "perplexity"),
@@ -185,7 +194,7 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
     ):
         if key in result.end:
             before = f"{result.start[key]:,.3f}" if key in result.start else ""
-            table.add_row(label, before, f"{result.end[key]:,.3f}")
+            table.add_row(label, before, *(f"{values[key]:,.3f}" for values in (result.end, result.test) if key in values))
     parts: list[Any] = [table] if result.end else []
     for prompt, text in result.samples:
         parts.append(Panel(Text.assemble((printable(prompt), "bold"), printable(text)), title="sample", title_align="left"))
@@ -193,10 +202,26 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
     return Group(*parts)
 
 
-def _next_commands(path: Path, start: Start | None, config: RunConfig) -> str:
-    text = "  your own text   llmforge pretrain --preset gpt2-10m --corpus DIR\n" if start is None else ""
-    text += f"  the report      {path / REPORT}, in a browser\n" if config.run.html_report else ""
-    more = "more steps      add --output_dir {} --resume --max_steps N to the same command"
-    if config.deadline.deadline is not None:
-        more = "more time       add --output_dir {} --resume to the same command, with a longer --deadline"
-    return f"next:\n{text}  the curves      tensorboard --logdir {path.parent} --port 6006\n  {more.format(path)}"
+def next_commands(config: RunConfig, result: RunResult, state: TrainerState) -> str:
+    """What can be done with the model, and what would make a better one."""
+    path = result.folder
+    asked = "--interactive" if isinstance(config, FinetuneConfig) else '--prompt "..."'
+    lines = {
+        "use it": f"llmforge generate --model {path} {asked}",
+        "judge it": f"llmforge evaluate --model {path}",
+        "take it away": f"llmforge export --model {path} --format gguf --output {path.name}.gguf",
+        "the report": f"{path / REPORT}, in a browser" if config.run.html_report else "",
+        "the curves": f"tensorboard --logdir {path.parent} --port 6006" if "tensorboard" in config.training.report_to else "",
+    }
+    judged = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
+    if judged and result.step < state.global_step and judged[-1] > result.end.get("loss", math.inf) * (1 + _WORSE):
+        lines["less is more"] = (
+            f"after step {result.step:,} of {state.global_step:,} validation became worse ({TROUBLESHOOTING}#overfitting)"
+        )
+    elif "num_train_epochs" in config.deadline.chosen and (state.epoch or 0) > config.training.num_train_epochs - 0.01:
+        lines["more text"] = "does more than more time: this was read as often as helps"
+    elif config.deadline.deadline is not None:
+        lines["more time"] = f"add --output_dir {path} --resume to the same command, with a longer --deadline"
+    else:
+        lines["more steps"] = f"add --output_dir {path} --resume --max_steps N to the same command"
+    return "next:\n" + "\n".join(f"  {what:<12}  {how}" for what, how in lines.items() if how)

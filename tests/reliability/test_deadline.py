@@ -41,6 +41,7 @@ def test_it_ends_with_its_schedule_and_a_resumed_one_has_what_was_chosen(corpus,
     flags = ["--corpus", str(corpus), "--output_dir", "run"]
     child = start(lambda: timed(*flags, "--deadline", "80s"))
     assert child.wait() == 0, child.text()
+    assert "with a longer --deadline" in child.text()
     chosen = record("run.json")["config"]["deadline"]["chosen"]
     assert chosen["lr_scheduler_type"] == "linear"
     rates = [line["learning_rate"] for line in lines() if "learning_rate" in line]
