@@ -91,9 +91,8 @@ def finish(
             run.write_record(context=max(start.found.context, config.data.block_size))
         _write_results(model, trainer.args.seed, run, config, data, result)
         show(_summary(result, run))
-        logger.info(
-            "peak memory %s; %s", format_bytes(peak_memory(trainer.args.use_cpu)), _next_commands(run.path, start, config)
-        )
+        next_commands = _next_commands(result, start, config, state.global_step)
+        logger.info("peak memory %s; %s", format_bytes(peak_memory(trainer.args.use_cpu)), next_commands)
     return result
 
 
@@ -175,7 +174,7 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
     from rich.text import Text
 
     table = Table(title=f"Validation, {result.chosen} model of step {result.step:,}", title_justify="left")
-    for column in ("", "start", "end"):
+    for column in ("", "start", "end", *(["test"] if result.test else [])):
         table.add_column(column, justify="left" if not column else "right")
     for key, label in (
         ("perplexity", "perplexity"),
@@ -185,7 +184,8 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
     ):
         if key in result.end:
             before = f"{result.start[key]:,.3f}" if key in result.start else ""
-            table.add_row(label, before, f"{result.end[key]:,.3f}")
+            test = [f"{result.test[key]:,.3f}"] if key in result.test else []
+            table.add_row(label, before, f"{result.end[key]:,.3f}", *test)
     parts: list[Any] = [table] if result.end else []
     for prompt, text in result.samples:
         parts.append(Panel(Text.assemble((printable(prompt), "bold"), printable(text)), title="sample", title_align="left"))
@@ -193,10 +193,29 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
     return Group(*parts)
 
 
-def _next_commands(path: Path, start: Start | None, config: RunConfig) -> str:
-    text = "  your own text   llmforge pretrain --preset gpt2-10m --corpus DIR\n" if start is None else ""
-    text += f"  the report      {path / REPORT}, in a browser\n" if config.run.html_report else ""
-    more = "more steps      add --output_dir {} --resume --max_steps N to the same command"
-    if config.deadline.deadline is not None:
-        more = "more time       add --output_dir {} --resume to the same command, with a longer --deadline"
-    return f"next:\n{text}  the curves      tensorboard --logdir {path.parent} --port 6006\n  {more.format(path)}"
+def _next_commands(result: RunResult, start: Start | None, config: RunConfig, steps: int) -> str:
+    path = result.folder
+    lines = []
+    if start is None or start.task is None:
+        lines.append(f"what it writes  llmforge generate --model {path} --prompt TEXT")
+        lines.append(f"how good it is  llmforge evaluate --model {path}")
+    else:
+        lines.append(f"ask it          llmforge generate --model {path} --interactive")
+    if config.run.html_report:
+        lines.append(f"the report      {path / REPORT}, in a browser")
+    lines.append(f"the curves      tensorboard --logdir {path.parent} --port 6006")
+    if past_its_best(result, steps):
+        lines.append(
+            f"overfitting     validation was best at step {result.step:,} of {steps:,}, which is what final/ holds: more text, a "
+            "smaller model, dropout or fewer steps would make a better one, more of this would not"
+        )
+    elif config.deadline.deadline is not None:
+        lines.append(f"more time       add --output_dir {path} --resume to the same command, with a longer --deadline")
+    else:
+        lines.append(f"more steps      add --output_dir {path} --resume --max_steps N to the same command")
+    return "\n  ".join(["next:", *lines])
+
+
+def past_its_best(result: RunResult, steps: int) -> bool:
+    """Whether the last quarter of a training, or more, has only made validation worse."""
+    return result.chosen == "best" and 0 < result.step <= 0.75 * steps

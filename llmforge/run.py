@@ -15,12 +15,13 @@ from llmforge.checkpoints.drift import differences, refuse_drift, training_setti
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.deadline import UNBOUNDED
 from llmforge.configs.defaults import defaults_of_changed, settings_of
-from llmforge.configs.run import RunConfig
+from llmforge.configs.run import PretrainConfig, RunConfig
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.configs.units import format_seconds
 from llmforge.data.prepared import PreparedDataset
 from llmforge.ending import end_run
 from llmforge.errors import CheckpointError, StorageError
+from llmforge.models import count_parameters
 from llmforge.planning.memory import Setup, estimate, largest_rows
 from llmforge.planning.optimizer_state import is_known
 from llmforge.planning.requirements import setup_for
@@ -36,6 +37,8 @@ from llmforge.sharding import wants_sharding
 from llmforge.storage.records import read_json
 from llmforge.tuning.shape import about, shape_of
 
+#: Training tokens a parameter below which a run says so: less than a small demonstration has.
+_HARDLY_ANY = 0.01
 #: Kinds of devices that torch calls ``cuda``.
 _GPUS = ("cuda", "rocm")
 
@@ -131,6 +134,9 @@ def _keep_time(run: RunFolder, config: RunConfig, data: PreparedDataset) -> None
     deadline, seconds = config.deadline, config.deadline.seconds()
     if seconds is None:
         return
+    if run.checkpoint is not None:
+        known = read_json(run.checkpoint / "trainer_state.json").get("log_history") or []
+        deadline.earlier = next((entry["run_seconds"] for entry in reversed(known) if "run_seconds" in entry), 0.0)
     splits, most = data.card["splits"], config.data.max_eval_samples
     rows = {name: min(split["rows"], most or split["rows"]) for name, split in splits.items()}
     share = rows.get("test", 0) / max(rows.get("validation", 0), 1)
@@ -208,6 +214,7 @@ def announce(config: RunConfig, data: PreparedDataset) -> None:
     """Show what will run and on what, and warn where the device's memory is short for it."""
     if rank() == 0:  # the attention's line tries a kernel, which is one process's to do
         show(describe(config, data))
+    _tell_memorising(config, data)
     device, setup = probe_device(config.training.use_cpu), _setup(config, data)
     room = device.memory // _sharing(device)
     if estimate(setup).peak > room:
@@ -227,6 +234,20 @@ def announce(config: RunConfig, data: PreparedDataset) -> None:
         )
 
 
+def _tell_memorising(config: RunConfig, data: PreparedDataset) -> None:
+    """Say where a model is far too large for its corpus: the default preset for a folder of notes, say."""
+    tokens, vocabulary = data.card["splits"]["train"]["tokens"], data.card["tokenizer"]["vocab_size"]
+    if not isinstance(config, PretrainConfig) or config.deadline.deadline is not None:
+        return
+    parameters = count_parameters(shape_of(config, vocabulary))
+    if tokens < _HARDLY_ANY * parameters:
+        logger.info(
+            "note: %s training tokens for %s parameters, which will learn them by heart; --deadline 30m in place of --preset "
+            "chooses a model by its corpus",
+            *(f"{tokens:,}", f"{parameters:,}"),
+        )
+
+
 def _setup(config: RunConfig, data: PreparedDataset) -> Setup:
     """What the memory of one process depends on, as `llmforge plan` counts it."""
     training = config.training
@@ -243,7 +264,7 @@ def _step_count(config: RunConfig, steps: int) -> str:
     seconds = config.deadline.seconds()
     if seconds is None or _planned(config, steps):
         return f"{steps:,}"
-    left = format_seconds(seconds - (time.monotonic() - config.deadline.begun))
+    left = format_seconds(max(seconds - config.deadline.earlier - (time.monotonic() - config.deadline.begun), 0.0))
     return f"as many as fit into the {left} that are left, evaluation and saving included,"
 
 
