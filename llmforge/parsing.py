@@ -44,6 +44,10 @@ _RECORD_LISTS = ("source",)
 _REPEATED = (*_RECORD_LISTS, "field")
 
 
+#: How like a name must be to be guessed: --dedline is --deadline, which for a verb without one is no --dedup_shingle.
+_CLOSE = 0.65
+
+
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     def _expand_help(self, action: argparse.Action) -> str:
         # argparse formats help texts with %; a bare % in one must not crash --help.
@@ -308,7 +312,7 @@ class Parsed:
 
 
 def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name.replace("-", "_"), [str(item) for item in known], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.replace("-", "_"), [str(item) for item in known], n=1, cutoff=_CLOSE)
     if not close:
-        close = difflib.get_close_matches(name, [str(item) for item in known], n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, [str(item) for item in known], n=1, cutoff=_CLOSE)
     return f"Did you mean {close[0]}?" if close else "See --help for the known ones."

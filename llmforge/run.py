@@ -28,7 +28,7 @@ from llmforge.planning.requirements import setup_for
 from llmforge.report import refresh_report
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_rank, local_world_size, rank, rank_zero_first, world_size
-from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
+from llmforge.runtime.logs import add_log_file, close_bars, logger, remove_log_file, show
 from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder, refuse_used_folder, reserve
 from llmforge.runtime.run_lock import alone_in
 from llmforge.runtime.signals import stop_signals
@@ -113,6 +113,7 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         with tracker_environment(training.report_to, run):
             yield run
     except BaseException as error:
+        close_bars()
         told = end_run(run, config, mirror, error)
         if told is not None and told is not error:
             raise told from error
@@ -213,7 +214,8 @@ def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:
 def announce(config: RunConfig, data: PreparedDataset) -> None:
     """Show what will run and on what, and warn where the device's memory is short for it."""
     if rank() == 0:  # the attention's line tries a kernel, which is one process's to do
-        show(describe(config, data))
+        # What `--deadline --dry_run` chooses is YAML to keep: with `> FILE` nothing else goes there.
+        show(describe(config, data), aside=config.dry_run and bool(config.deadline.chosen))
     _tell_memorising(config, data)
     device, setup = probe_device(config.training.use_cpu), _setup(config, data)
     room = device.memory // _sharing(device)

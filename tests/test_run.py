@@ -118,3 +118,17 @@ def test_of_a_resumed_run_with_a_deadline_the_time_that_is_used_is_taken_off(tmp
     run._keep_time(SimpleNamespace(checkpoint=tmp_path, callbacks=[]), config, SimpleNamespace(card=card))
     left = re.search(r"into the (\d) min (\d+) s that are left", run._step_count(config, UNBOUNDED))
     assert 105 <= 60 * int(left[1]) + int(left[2]) <= 110  # of 180 seconds 60 before, and 10 of this start
+
+
+def test_what_a_deadline_chooses_can_be_sent_to_a_file(corpus, capsys, monkeypatch):
+    chosen = dict.fromkeys(["preset"], "gpt2-10m")
+    monkeypatch.setattr(pretrain, "set_dial", lambda config, *_: config.deadline.chosen.update(chosen))
+    with pytest.raises(SystemExit):
+        pretrain.main([*FLAGS, "--corpus", str(corpus), "--dry_run"])
+    told = capsys.readouterr()
+    assert "device" not in told.out
+    assert re.search(r"^device .*fp32", told.err, re.MULTILINE)
+    chosen.clear()
+    with pytest.raises(SystemExit):
+        pretrain.main([*FLAGS, "--corpus", str(corpus), "--dry_run"])
+    assert re.search(r"^device .*fp32", capsys.readouterr().out, re.MULTILINE)
