@@ -118,7 +118,7 @@ def check_finetune(config: FinetuneConfig) -> tuple[Start, TaskRows | None]:
     config.base = start.found.model.config
     _check_adapters(config, start)
     check_optimizer(config.training, config.base.model_type)
-    _choose_block_size(config)
+    _choose_block_size(config, start)
     rows: TaskRows | None = None
     if config.finetune.train_file is not None:
         rows = read_task_rows(config.finetune, start.found.path)
@@ -157,12 +157,13 @@ def _check_adapters(config: FinetuneConfig, start: Start) -> None:
     trained_parameters(config, config.base)  # refuses layers that are not there
 
 
-def _choose_block_size(config: FinetuneConfig) -> None:
+def _choose_block_size(config: FinetuneConfig, start: Start) -> None:
     positions = int(config.base.max_position_embeddings)
     if config.data.dataset_dir is not None:
         config.data.block_size = load_prepared(config.data.dataset_dir).block_size
-    elif "block_size" not in config.given and config.data.block_size > positions:
-        config.data.block_size = positions
+    elif "block_size" not in config.given:
+        # Positions past the rows of its training were never trained, though the model has them.
+        config.data.block_size = min(config.data.block_size, start.found.context)
     if config.data.block_size > positions:
         raise ConfigError(
             f"--block_size {config.data.block_size} is longer than the model's {positions} positions.", "Give a shorter one."

@@ -45,6 +45,10 @@ _RECORD_LISTS = ("source",)
 _REPEATED = (*_RECORD_LISTS, "field")
 
 
+#: How like a name must be to be guessed: --dedline is --deadline, which for a verb without one is no --dedup_shingle.
+_CLOSE = 0.65
+
+
 class ForgeParser(HfArgumentParser):
     """A parser over dataclasses that raises `ConfigError` where argparse would print usage and exit.
 
@@ -306,7 +310,7 @@ class Parsed:
 
 
 def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name.replace("-", "_"), [str(item) for item in known], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.replace("-", "_"), [str(item) for item in known], n=1, cutoff=_CLOSE)
     if not close:
-        close = difflib.get_close_matches(name, [str(item) for item in known], n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, [str(item) for item in known], n=1, cutoff=_CLOSE)
     return f"Did you mean {close[0]}?" if close else "See --help for the known ones."

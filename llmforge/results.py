@@ -101,7 +101,7 @@ def finish(
         logger.info(
             "peak memory %s; %s",
             format_bytes(peak_memory(trainer.args.use_cpu)),
-            next_commands(config, result, state),
+            next_commands(result, config, state, start is not None and start.task is not None),
         )
     return result
 
@@ -202,13 +202,19 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
     return Group(*parts)
 
 
-def next_commands(config: RunConfig, result: RunResult, state: TrainerState) -> str:
-    """What can be done with the model, and what would make a better one."""
+def next_commands(result: RunResult, config: RunConfig, state: TrainerState, task: bool = False) -> str:
+    """What can be done with the model, and what would make a better one.
+
+    Args:
+        result: Of the training.
+        config: Of the run.
+        state: At its end.
+        task: Whether it is one for the rows of a task, which are not lying around to judge it by.
+    """
     path = result.folder
-    asked = "--interactive" if isinstance(config, FinetuneConfig) else '--prompt "..."'
     lines = {
-        "use it": f"llmforge generate --model {path} {asked}",
-        "judge it": f"llmforge evaluate --model {path}",
+        "use it": f"llmforge generate --model {path} {'--interactive' if task else '--prompt TEXT'}",
+        "judge it": "" if task else f"llmforge evaluate --model {path}",
         "take it away": f"llmforge export --model {path} --format gguf --output {path.name}.gguf",
         "the report": f"{path / REPORT}, in a browser" if config.run.html_report else "",
         "the curves": f"tensorboard --logdir {path.parent} --port 6006" if "tensorboard" in config.training.report_to else "",

@@ -15,19 +15,20 @@ from llmforge.checkpoints.drift import differences, refuse_drift, training_setti
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.deadline import UNBOUNDED
 from llmforge.configs.defaults import defaults_of_changed, settings_of
-from llmforge.configs.run import RunConfig
+from llmforge.configs.run import PretrainConfig, RunConfig
 from llmforge.configs.training import ForgeTrainingArguments
 from llmforge.configs.units import format_seconds
 from llmforge.data.prepared import PreparedDataset
 from llmforge.ending import end_run
 from llmforge.errors import CheckpointError, StorageError
+from llmforge.models import count_parameters
 from llmforge.planning.memory import Setup, estimate, largest_rows
 from llmforge.planning.optimizer_state import is_known
 from llmforge.planning.requirements import setup_for
 from llmforge.report import refresh_report
 from llmforge.runtime.devices import Device, format_bytes, probe_device
 from llmforge.runtime.launch import local_rank, local_world_size, rank, rank_zero_first, world_size
-from llmforge.runtime.logs import add_log_file, logger, remove_log_file, show
+from llmforge.runtime.logs import add_log_file, close_bars, logger, remove_log_file, show
 from llmforge.runtime.run_folder import RUN_RECORD, RUNS_ROOT, RunFolder, refuse_used_folder, reserve
 from llmforge.runtime.run_lock import alone_in
 from llmforge.runtime.signals import stop_signals
@@ -36,6 +37,8 @@ from llmforge.sharding import wants_sharding
 from llmforge.storage.records import read_json
 from llmforge.tuning.shape import about, shape_of
 
+#: Training tokens a parameter below which a run says so: less than a small demonstration has.
+_HARDLY_ANY = 0.01
 #: Kinds of devices that torch calls ``cuda``.
 _GPUS = ("cuda", "rocm")
 
@@ -110,6 +113,7 @@ def _recorded(config: RunConfig, data: PreparedDataset, path: Path) -> Iterator[
         with tracker_environment(training.report_to, run):
             yield run
     except BaseException as error:
+        close_bars()
         told = end_run(run, config, mirror, error)
         if told is not None and told is not error:
             raise told from error
@@ -131,6 +135,9 @@ def _keep_time(run: RunFolder, config: RunConfig, data: PreparedDataset) -> None
     deadline, seconds = config.deadline, config.deadline.seconds()
     if seconds is None:
         return
+    if run.checkpoint is not None:
+        known = read_json(run.checkpoint / "trainer_state.json").get("log_history") or []
+        deadline.earlier = next((entry["run_seconds"] for entry in reversed(known) if "run_seconds" in entry), 0.0)
     splits, most = data.card["splits"], config.data.max_eval_samples
     rows = {name: min(split["rows"], most or split["rows"]) for name, split in splits.items()}
     share = rows.get("test", 0) / max(rows.get("validation", 0), 1)
@@ -207,7 +214,9 @@ def plan_steps(args: ForgeTrainingArguments, rows: int) -> tuple[int, int]:
 def announce(config: RunConfig, data: PreparedDataset) -> None:
     """Show what will run and on what, and warn where the device's memory is short for it."""
     if rank() == 0:  # the attention's line tries a kernel, which is one process's to do
-        show(describe(config, data))
+        # What `--deadline --dry_run` chooses is YAML to keep: with `> FILE` nothing else goes there.
+        show(describe(config, data), aside=config.dry_run and bool(config.deadline.chosen))
+    _tell_memorising(config, data)
     device, setup = probe_device(config.training.use_cpu), _setup(config, data)
     room = device.memory // _sharing(device)
     if estimate(setup).peak > room:
@@ -227,6 +236,20 @@ def announce(config: RunConfig, data: PreparedDataset) -> None:
         )
 
 
+def _tell_memorising(config: RunConfig, data: PreparedDataset) -> None:
+    """Say where a model is far too large for its corpus: the default preset for a folder of notes, say."""
+    tokens, vocabulary = data.card["splits"]["train"]["tokens"], data.card["tokenizer"]["vocab_size"]
+    if not isinstance(config, PretrainConfig) or config.deadline.deadline is not None:
+        return
+    parameters = count_parameters(shape_of(config, vocabulary))
+    if tokens < _HARDLY_ANY * parameters:
+        logger.info(
+            "note: %s training tokens for %s parameters, which will learn them by heart; --deadline 30m in place of --preset "
+            "chooses a model by its corpus",
+            *(f"{tokens:,}", f"{parameters:,}"),
+        )
+
+
 def _setup(config: RunConfig, data: PreparedDataset) -> Setup:
     """What the memory of one process depends on, as `llmforge plan` counts it."""
     training = config.training
@@ -243,7 +266,7 @@ def _step_count(config: RunConfig, steps: int) -> str:
     seconds = config.deadline.seconds()
     if seconds is None or _planned(config, steps):
         return f"{steps:,}"
-    left = format_seconds(seconds - (time.monotonic() - config.deadline.begun))
+    left = format_seconds(max(seconds - config.deadline.earlier - (time.monotonic() - config.deadline.begun), 0.0))
     return f"as many as fit into the {left} that are left, evaluation and saving included,"
 
 

@@ -424,6 +424,18 @@ def test_prompts_in_both_are_told(bases, capsys):
     assert not Path("runs").exists()
 
 
+def test_on_text_rows_are_as_long_as_those_of_the_base(bases, corpus):
+    """Its 1,024 positions it has, but past its own rows it was never trained on any."""
+    base = Path("scratch/final")
+    shutil.copytree(bases["gpt2-10m"], base)
+    Path("scratch/run.json").write_text(json.dumps({"config": {"data": {"block_size": 64}}}))
+    words = ["--corpus", str(corpus), "--max_steps", "1", "--save_strategy", "no", "--eval_strategy", "no"]
+    assert command(base, *words, "--output_dir", "run") == 0
+    assert record("run")["config"]["data"]["block_size"] == 64
+    assert command(base, *words, "--block_size", "32", "--output_dir", "other") == 0
+    assert record("other")["config"]["data"]["block_size"] == 32
+
+
 def test_short_rows_take_nothing_from_the_context(bases):
     """Rows as long as the examples need say nothing of what the model can see: its base's context is its own."""
     from llmforge.pretrained.loading import load_pretrained_model

@@ -21,7 +21,7 @@ from helpers import ROOT
 from transformers import HfArgumentParser
 
 from llmforge.errors import ConfigError
-from llmforge.parsing import ForgeParser, Parsed
+from llmforge.parsing import ForgeParser, Parsed, _nearest
 
 
 @dataclass
@@ -594,3 +594,9 @@ def test_a_flag_for_the_data_sets_aside_what_the_file_says_of_it(tmp_path: Path,
         found = sources([f"--{flag}", "path=mine"], tmp_path, text + "\nsuffixes: .x")
         expected = {"corpus": None, "dataset_dir": None, "source": [], "suffixes": [".x"]}
         assert vars(found) == expected | {flag: ["path=mine"] if flag == "source" else "path=mine"}
+
+
+def test_a_name_that_is_only_a_little_alike_is_no_guess():
+    """`finetune --deadline` is no slip for --dedup_shingle."""
+    assert _nearest("--deadline", ["--dedup_shingle", "--output_dir"]) == "See --help for the known ones."
+    assert _nearest("--dedline", ["--deadline", "--dedup_shingle"]) == "Did you mean --deadline?"

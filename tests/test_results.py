@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import TrainerState
 
 from llmforge.pretrain import parse_pretrain
-from llmforge.results import RunResult, next_commands
+from llmforge.results import RunResult, _summary, next_commands
+from llmforge.runtime.logs import console
+from llmforge.scoring import show
+from llmforge.scoring.samples import Sample
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def told(corpus):
         history = [{"eval_loss": loss, "step": 10 * number} for number, loss in enumerate(losses)]
         state = TrainerState(log_history=history, global_step=history[-1]["step"], epoch=epoch)
         result = RunResult(Path("runs/mine"), Path("runs/mine/final"), "best", best, end={"loss": min(losses)})
-        return next_commands(config, result, state)
+        return next_commands(result, config, state)
 
     return tell
 
@@ -49,3 +53,24 @@ def test_more_time_is_not_advised_where_the_corpus_is_used_up(told):
     bounded = ("--deadline", "1h", "--preset", "gpt2-10m", "--num_train_epochs", "16")
     assert "longer --deadline" in told([5.0, 4.0], 10, *bounded, chosen={"num_train_epochs": 16.0})
     assert "more text" in told([5.0, 4.0], 10, *bounded, chosen={"num_train_epochs": 16.0}, epoch=16.0)
+
+
+def test_the_test_split_is_shown_where_there_is_one(capsys):
+    folder, values = Path("runs/one"), {"loss": 4.4, "perplexity": 81.5, "bits_per_byte": 2.5, "accuracy": 0.2}
+    result = RunResult(folder, folder / "final", "best", 5, values, values, values | {"perplexity": 97.25})
+    console().print(_summary(result, SimpleNamespace(path=folder)))
+    shown = capsys.readouterr().out
+    assert "test" in shown
+    assert "97.250" in shown
+    result.test = {}
+    console().print(_summary(result, SimpleNamespace(path=folder)))
+    assert "test" not in capsys.readouterr().out
+
+
+def test_a_sample_that_repeats_itself_leaves_the_figures_on_the_screen(capsys):
+    show.show_samples({"": [Sample("prompt", "", {"greedy": "```\n\n" * 90, "top_p=0.9": "one\n\ntwo"})]})
+    shown = capsys.readouterr().out
+    assert shown.count("```") == 8
+    assert "82 more lines" in shown
+    assert "one" in shown
+    assert "two" in shown

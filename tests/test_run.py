@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from llmforge import pretrain, run
+from llmforge.configs.deadline import UNBOUNDED, DeadlineArguments
 from llmforge.configs.model import ModelArguments
 from llmforge.data.prepared import load_prepared
 from llmforge.models import build_config
@@ -95,3 +99,36 @@ def test_what_is_short(kind, share, processes, short, corpus, capsys, device, mo
     device(int(share * estimate(run._setup(config, data)).peak), kind)
     run.announce(config, data)
     assert bool(warnings(capsys.readouterr().err)) is short
+
+
+def test_a_model_far_too_large_for_its_corpus_is_told_and_a_small_one_is_not(corpus, capsys):
+    for flags, told in (([], True), (["--n_layer", "1", "--n_head", "1", "--n_embd", "4", "--n_positions", "64"], False)):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            pretrain.main(["--preset", "gpt2-10m", "--corpus", str(corpus), "--block_size", "32", "--dry_run", *flags])
+        assert ("will learn them by heart; --deadline" in capsys.readouterr().err) is told
+
+
+def test_of_a_resumed_run_with_a_deadline_the_time_that_is_used_is_taken_off(tmp_path):
+    deadline = DeadlineArguments(deadline="3m")
+    config = SimpleNamespace(deadline=deadline, data=SimpleNamespace(max_eval_samples=None))
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": [{"run_seconds": 20.0}, {"run_seconds": 60.0}, {}]}))
+    card = {"splits": {"train": {"rows": 9}, "validation": {"rows": 2}}}
+    deadline.begun = time.monotonic() - 10
+    run._keep_time(SimpleNamespace(checkpoint=tmp_path, callbacks=[]), config, SimpleNamespace(card=card))
+    left = re.search(r"into the (\d) min (\d+) s that are left", run._step_count(config, UNBOUNDED))
+    assert 105 <= 60 * int(left[1]) + int(left[2]) <= 110  # of 180 seconds 60 before, and 10 of this start
+
+
+def test_what_a_deadline_chooses_can_be_sent_to_a_file(corpus, capsys, monkeypatch):
+    chosen = dict.fromkeys(["preset"], "gpt2-10m")
+    monkeypatch.setattr(pretrain, "set_dial", lambda config, *_: config.deadline.chosen.update(chosen))
+    with pytest.raises(SystemExit):
+        pretrain.main([*FLAGS, "--corpus", str(corpus), "--dry_run"])
+    told = capsys.readouterr()
+    assert "device" not in told.out
+    assert re.search(r"^device .*fp32", told.err, re.MULTILINE)
+    chosen.clear()
+    with pytest.raises(SystemExit):
+        pretrain.main([*FLAGS, "--corpus", str(corpus), "--dry_run"])
+    assert re.search(r"^device .*fp32", capsys.readouterr().out, re.MULTILINE)

@@ -18,6 +18,7 @@ class DeadlineArguments:
     Attributes:
         chosen: What was chosen for the deadline, by flag.
         begun: When the command began, on the monotonic clock; the time counts from there.
+        earlier: Seconds that the run had used at the checkpoint it goes on from.
         evaluations: How often to evaluate and save, evenly over the time; 0 leaves it to the flags.
         end_seconds: Of the evaluations at start and end and of saving, as foretold.
         step_seconds: Of an optimizer step, as foretold or measured; None where nobody did.
@@ -41,6 +42,7 @@ class DeadlineArguments:
         self.seconds()
         # Of this process, and no part of what a run is.
         self.begun = 0.0
+        self.earlier = 0.0
         self.evaluations = 0
         self.end_seconds = 0.0
         self.step_seconds: float | None = None

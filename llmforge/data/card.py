@@ -9,7 +9,7 @@ import numpy as np
 
 from llmforge.configs.source import without_secrets
 from llmforge.data.corpus import Corpus
-from llmforge.data.documents import Account
+from llmforge.data.documents import Account, mended_line
 from llmforge.data.encode import TokenizedCorpus
 
 #: Shares of the documents that are shorter than the lengths a card lists.
@@ -131,11 +131,12 @@ def left_out(card: Mapping[str, Any]) -> list[str]:
 
 def mended(card: Mapping[str, Any]) -> list[str]:
     """What cleaning changed, a line each."""
-    total: dict[str, int] = {}
+    total: dict[str, tuple[int, list[str]]] = {}
     for source in card["sources"]:
         for what, count in source["changed"].items():
-            total[what] = total.get(what, 0) + count
-    return [f"{what} in {count:,} documents" for what, count in sorted(total.items())]
+            before = total.get(what, (0, []))
+            total[what] = (before[0] + count, before[1] + source["examples"].get(what, []))
+    return [mended_line(what, count, examples) for what, (count, examples) in sorted(total.items())]
 
 
 def _mixture(card: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -69,7 +70,15 @@ class Account:
     def skip(self, reason: str, example: str, count: int = 1) -> None:
         """Count something that is left out."""
         self.skipped[reason] += count
-        shown = self.examples.setdefault(reason, [])
+        self._show(reason, example)
+
+    def change(self, what: str, example: str) -> None:
+        """Count a document that was mended, where one wants to know which."""
+        self.changed[what] += 1
+        self._show(what, example)
+
+    def _show(self, what: str, example: str) -> None:
+        shown = self.examples.setdefault(what, [])
         if len(shown) < EXAMPLES:
             shown.append(example)
 
@@ -104,4 +113,10 @@ class Account:
             f"left out {count:,} {'entry' if count == 1 else 'entries'}: {reason} (e.g. {self.examples[reason][0]})"
             for reason, count in sorted(self.skipped.items())
         ]
-        return left_out + [f"{what} in {count:,} documents" for what, count in sorted(self.changed.items())]
+        return left_out + [mended_line(what, count, self.examples.get(what, [])) for what, count in sorted(self.changed.items())]
+
+
+def mended_line(what: str, count: int, examples: Sequence[str]) -> str:
+    """What was mended, in how many documents, and in which for one."""
+    shown = f" (e.g. {examples[0]})" if examples else ""
+    return f"{what} in {count:,} document{'' if count == 1 else 's'}{shown}"

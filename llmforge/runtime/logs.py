@@ -53,6 +53,14 @@ class _LevelFormatter(logging.Formatter):
         return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
 
 
+def close_bars() -> None:
+    """Leave the bars of a training that was cut short as they stand, so that what is said next begins a line of its own."""
+    from tqdm import tqdm
+
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
 def add_log_file(path: Path) -> logging.Handler | None:
     """Copy messages into `path` from now on, with the time; returns the handler to remove at the end."""
     if rank() != 0:
@@ -79,13 +87,18 @@ def console() -> Console:
     return Console(quiet=rank() != 0, soft_wrap=False)
 
 
-def show(renderable: Any) -> None:
-    """Print a rich table, or text as it is, and put its plain form into run.log."""
+def show(renderable: Any, aside: bool = False) -> None:
+    """Print a rich table, or text as it is, and put its plain form into run.log.
+
+    Args:
+        renderable: The table or text.
+        aside: On standard error, where standard output is for a file.
+    """
     from rich.console import Console
 
     # To be copied: neither broken where the terminal ends, nor read for rich's own [markup].
     plain: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False} if isinstance(renderable, str) else {}
-    console().print(renderable, **plain)
+    (Console(stderr=True, quiet=rank() != 0) if aside else console()).print(renderable, **plain)
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
             Console(file=handler.stream, force_jupyter=False, width=100, color_system=None).print(renderable, **plain)

@@ -17,6 +17,8 @@ from llmforge.scoring.samples import Sample
 _INTERVALS = {"perplexity": "perplexity", "bits per byte": "bits_per_byte", "accuracy": "accuracy"}
 #: From this p on a difference may well be chance.
 _CHANCE = 0.05
+#: Lines of a completion that are shown, blank ones left out.
+_LINES = 8
 #: What differences are called, with what one is good for: -1 where less is better.
 _DIFFERENCES = {
     "bits_per_byte": ("bits a byte", -1),
@@ -134,8 +136,15 @@ def show_samples(samples: Mapping[str, list[Sample]]) -> None:
         for model, sample in zip(samples, columns, strict=True):
             for strategy, completion in sample.completions.items():
                 text.append(f"\n\n{printable(f'{model}, ' if model else '')}{strategy}: ", "cyan")
-                text.append(printable(completion.strip()))
+                text.append(_clipped(printable(completion.strip())))
         console().print(Panel(text, title="sample", title_align="left"))
+
+
+def _clipped(text: str) -> str:
+    """The first lines of a completion: one that repeats itself would push the figures off the screen. The records have it all."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    more = len(lines) - _LINES
+    return "\n".join(lines[:_LINES]) + (f"\n[… {more} more lines]" if more > 0 else "")
 
 
 def show_lm_eval(found: Mapping[str, Mapping[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 
@@ -93,3 +94,20 @@ def test_log_file_is_added_to(tmp_path: Path):
         logger.info(word)
         remove_log_file(handler)
     assert [line.split()[-1] for line in (tmp_path / "run.log").read_text().splitlines()] == ["before", "resumed"]
+
+
+def test_after_a_bar_that_is_cut_short_a_new_line_begins(monkeypatch):
+    from tqdm import tqdm
+
+    from llmforge.runtime.logs import close_bars
+
+    screen = io.StringIO()
+    bar = tqdm(total=9, file=screen)
+    bar.update(3)
+    close_bars()
+    assert screen.getvalue().endswith("\n")
+    written = len(screen.getvalue())
+    bar.update(3)
+    bar.close()
+    close_bars()
+    assert len(screen.getvalue()) == written

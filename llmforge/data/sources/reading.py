@@ -96,17 +96,17 @@ def _texts(file: BinaryIO, reading: Reading) -> Iterator[Document]:
     kind = cast(Literal["text", "code", "markdown"], "text" if reading.kind == "gutenberg" else reading.kind)
     if by_paragraph(reading.kind, reading.source):
         if reading.kind == "gutenberg" and reading.source.clean and len(data) <= cutting.WHOLE_BYTES:
-            data = _book(decode(data, account), account).encode("utf-8", "surrogatepass")
+            data = _book(decode(data, account, reading.name), account).encode("utf-8", "surrogatepass")
         for piece in cut_stream(chunks(file, data), cutting.RANGE_BYTES, reading.over_long):
             for start, block in paragraphs(piece):
                 if not block.isspace():
-                    yield Document(f"{reading.name}@{reading.start + start}", decode(block, account), kind)
+                    yield Document(f"{reading.name}@{reading.start + start}", decode(block, account, reading.name), kind)
     elif reading.large or len(data) > cutting.WHOLE_BYTES:
         for piece in cut_stream(chunks(file, data), cutting.LARGE_SECTION_BYTES, reading.over_long):
             account.changed[LARGE] += not reading.start + piece.start
-            yield Document(f"{reading.name}@{reading.start + piece.start}", decode(piece.data, account), kind)
+            yield Document(f"{reading.name}@{reading.start + piece.start}", decode(piece.data, account, reading.name), kind)
     else:
-        yield Document(reading.name, decode(data, account), kind)
+        yield Document(reading.name, decode(data, account, reading.name), kind)
 
 
 def _book(text: str, account: Account) -> str:

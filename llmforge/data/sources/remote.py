@@ -156,10 +156,24 @@ def _failures(shown: str) -> Iterator[None]:
         status = getattr(cause, "status", None)
         if isinstance(cause, FileNotFoundError) or status in (404, 410):
             raise DataError(f"{shown}: no such file or folder.", "Check the URL.") from None
-        told = f"{type(cause).__name__}{f' {status}' if isinstance(status, int) else ''}"
-        raise DataError(
-            f"{shown} cannot be read ({told}).", "Check URL, credentials and network; what was fetched is kept."
-        ) from None
+        told, remedy = _in_words(type(cause).__name__, status)
+        raise DataError(f"{shown} cannot be read: {told}.", remedy, "bucket-access") from None
+
+
+def _in_words(kind: str, status: Any) -> tuple[str, str]:
+    """What a store's failure means and what helps, by its class and HTTP status; nothing else of it may be shown."""
+    if isinstance(status, int):
+        told = f"the store answers {status}"
+        if status in (401, 403):
+            return f"{told}, it is not allowed", "Check the credentials, and that they may read there."
+        return told, "Check URL and network, and try again; what was fetched is kept."
+    if "DNS" in kind:
+        return "its host is not found", "Check the URL and the network; behind a proxy, its settings."
+    if "Credential" in kind:
+        return "no credentials are found", "Set those of the store."
+    if "Connect" in kind or "Timeout" in kind:
+        return f"no connection ({kind})", "Check the network, and try again; what was fetched is kept."
+    return kind, "Check URL, credentials and network; what was fetched is kept."
 
 
 def _version(info: dict[str, Any]) -> list[str]:

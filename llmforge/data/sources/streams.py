@@ -158,11 +158,11 @@ def _recoded(raw: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         yield text.encode("utf-8", "replace")
 
 
-def decode(data: bytes, account: Account) -> str:
-    """The text of `data`, without its byte-order mark; undecodable bytes are replaced and counted."""
+def decode(data: bytes, account: Account, name: str) -> str:
+    """The text of `data`, without its byte-order mark; undecodable bytes are replaced, and told of the file `name`."""
     encoding = wide_encoding(data) or "utf-8-sig"
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
-        account.changed["undecodable bytes replaced"] += 1
+        account.change("undecodable bytes replaced", name)
         return data.decode(encoding, errors="replace")

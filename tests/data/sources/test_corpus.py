@@ -198,7 +198,7 @@ def test_undecodable_bytes_are_replaced_and_counted(root):
     write(root, {"a.go": b"caf\xe9 end", "b.go": "café"})
     texts, report = read(root)
     assert texts == {"a.go": "caf� end", "b.go": "café"}
-    assert report.lines() == ["undecodable bytes replaced in 1 documents"]
+    assert report.lines() == ["undecodable bytes replaced in 1 document (e.g. a.go)"]
 
 
 def test_a_byte_order_mark_is_dropped(root):

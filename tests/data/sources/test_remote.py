@@ -381,3 +381,21 @@ def test_what_was_not_used_for_a_month_is_removed(server, load, downloads):
     assert sorted(path.suffix for path in downloads.iterdir()) == ["", ".json"]
     load(f"{server.url}/b.txt")
     assert server.gets["/b.txt"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (type("ClientConnectorDNSError", (OSError,), {}), "its host is not found. Check the URL and the network"),
+        (type("NoCredentialsError", (Exception,), {}), "no credentials are found. Set those of the store"),
+        (type("HttpError", (Exception,), {"status": 403}), "the store answers 403, it is not allowed. Check the credentials"),
+        (type("HttpError", (Exception,), {"status": 500}), "the store answers 500. Check URL and network"),
+        (type("ServerTimeoutError", (Exception,), {}), r"no connection \(ServerTimeoutError\). Check the network"),
+        (type("OddError", (Exception,), {}), "OddError. Check URL, credentials and network"),
+    ],
+)
+def test_what_a_store_raises_is_told_in_words_and_never_in_its_own(error, told):
+    with pytest.raises(DataError, match=f"^gs://b/x cannot be read: {told}") as caught, remote._failures("gs://b/x"):
+        raise error("https://host/x?signature=secret")
+    assert "secret" not in str(caught.value)
+    assert caught.value.see == "bucket-access"
