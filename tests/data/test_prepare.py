@@ -206,7 +206,7 @@ def test_what_was_left_out_is_in_the_card(own_corpus):
     assert prepared.card["corpus"]["changed"] == {"undecodable bytes replaced": 1}
     card = (prepared.path / "data_card.md").read_text(encoding="utf-8")
     assert "- 1 binary (e.g. binary.go)" in card
-    assert "- undecodable bytes replaced in 1 documents" in card
+    assert "- undecodable bytes replaced in 1 document (e.g. latin.go)" in card
 
 
 def test_a_lone_surrogate_in_a_json_string_is_no_crash(tmp_path):

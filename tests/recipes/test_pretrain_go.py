@@ -148,7 +148,7 @@ def test_a_launched_demo_says_what_it_chose_and_how_it_went(whole):
         "func readFile",
         "loss.png",
         "--port 6006",
-        "--corpus",
+        "generate --model",
     ):
         assert wanted in told, wanted
     assert "Traceback" not in told
