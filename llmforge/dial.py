@@ -176,6 +176,7 @@ def _measured(trial: PretrainConfig, choice: Choice, device: Device, seconds: fl
     """
     if world_size() > 1 or (device.kind == "cpu" and seconds < _PROBED_FROM):
         return None
+    logger.info("timing a few steps of %s on %s", choice, device)
     try:
         return probe_speed(trial, choice.vocabulary, _PROBE_STEPS, 0.03 * seconds).tokens_per_second
     except torch.OutOfMemoryError:  # --auto_batch finds what fits
