@@ -19,7 +19,7 @@ from llmforge.errors import ConfigError
 from llmforge.mirroring import fetch_records
 from llmforge.planning.advice import refuse_tiny_corpus
 from llmforge.planning.corpus import corpus_size
-from llmforge.planning.dial import LADDER, SMALLEST, Choice, choose
+from llmforge.planning.dial import LADDER, MOST_EPOCHS, SMALLEST, Choice, choose
 from llmforge.planning.flags import apply_flags, flags_of, pinned_by, with_flags
 from llmforge.planning.speed import CPU_SHARE, GPU_SHARE
 from llmforge.runtime.clock import command_began
@@ -153,12 +153,14 @@ def _decide(config: PretrainConfig, given: set[str]) -> dict[str, Any]:
         f"{format_count(choice.tokens)} tokens, {choice.epochs:.2g} epochs"
     )
     early = ""
-    if choice.ends_early and "num_train_epochs" in chosen:
-        ended = start + choice.tokens * choice.operations / rate / _STEPS_SHARE + _END
-        early = (
-            f"{choice.epochs:.0f} epochs are all that this corpus is good for, more would learn it by heart: the run ends after "
-            f"about {format_seconds(ended)}; more text would use the rest"
-        )
+    if choice.ends_early:
+        ended = format_seconds(start + choice.tokens * choice.operations / rate / _STEPS_SHARE + _END)
+        early = f"--num_train_epochs {choice.epochs:g}: the run ends after about {ended}"
+        if choice.epochs == MOST_EPOCHS:
+            early = (
+                f"{choice.epochs:.0f} epochs are all that this corpus is good for, more would learn it by heart: the run ends "
+                f"after about {ended}; more text would use the rest"
+            )
     return {
         "chosen": chosen,
         "early": early,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,16 +187,16 @@ def _summary(result: RunResult, run: RunFolder) -> Any:
     table = Table(title=f"Validation, {result.chosen} model of step {result.step:,}", title_justify="left")
     for column in ("", "start", "end", *(["test split"] if result.test else [])):
         table.add_column(column, justify="left" if not column else "right")
+    figures = (result.start, result.end, *([result.test] if result.test else []))
     for key, label in (
         ("perplexity", "perplexity"),
         ("bits_per_byte", "bits per byte"),
         ("loss", "loss"),
         ("accuracy", "accuracy"),
     ):
-        if key in result.end:
-            before = f"{result.start[key]:,.3f}" if key in result.start else ""
-            table.add_row(label, before, *(f"{values[key]:,.3f}" for values in (result.end, result.test) if key in values))
-    parts: list[Any] = [table] if result.end else []
+        if key in result.end or key in result.test:
+            table.add_row(label, *(f"{values[key]:,.3f}" if key in values else "" for values in figures))
+    parts: list[Any] = [table] if table.rows else []
     for prompt, text in result.samples:
         parts.append(Panel(Text.assemble((printable(prompt), "bold"), printable(text)), title="sample", title_align="left"))
     parts.append(Text(f"final model   {result.final}\nloss picture  {run.path / 'plots' / 'loss.png'}\nall it wrote  {run.path}"))
@@ -211,21 +212,24 @@ def next_commands(result: RunResult, config: RunConfig, state: TrainerState, tas
         state: At its end.
         task: Whether it is one for the rows of a task, which are not lying around to judge it by.
     """
-    path = result.folder
+    path, name = shlex.quote(str(result.folder)), shlex.quote(f"{result.folder.resolve().name}.gguf")
     lines = {
         "use it": f"llmforge generate --model {path} {'--interactive' if task else '--prompt TEXT'}",
-        "judge it": "" if task else f"llmforge evaluate --model {path}",
-        "take it away": f"llmforge export --model {path} --format gguf --output {path.name}.gguf",
-        "the report": f"{path / REPORT}, in a browser" if config.run.html_report else "",
-        "the curves": f"tensorboard --logdir {path.parent} --port 6006" if "tensorboard" in config.training.report_to else "",
+        "judge it": f"llmforge evaluate --model {path}" if (result.end or result.test) and not task else "",
+        "take it away": f"llmforge export --model {path} --format gguf --output {name}",
+        "the report": f"{result.folder / REPORT}, in a browser" if config.run.html_report else "",
+        "the curves": f"tensorboard --logdir {shlex.quote(str(result.folder.parent))} --port 6006"
+        if "tensorboard" in config.training.report_to
+        else "",
     }
+    epochs = config.training.num_train_epochs
     judged = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry]
     if judged and result.step < state.global_step and judged[-1] > result.end.get("loss", math.inf) * (1 + _WORSE):
         lines["less is more"] = (
             f"after step {result.step:,} of {state.global_step:,} validation became worse ({TROUBLESHOOTING}#overfitting)"
         )
-    elif "num_train_epochs" in config.deadline.chosen and (state.epoch or 0) > config.training.num_train_epochs - 0.01:
-        lines["more text"] = "does more than more time: this was read as often as helps"
+    elif config.deadline.deadline and config.training.max_steps <= 0 and (state.epoch or 0) > epochs - 0.01:
+        lines["more text"] = f"does more than more time: this was read {epochs:g} times, as --num_train_epochs says"
     elif config.deadline.deadline is not None:
         lines["more time"] = f"add --output_dir {path} --resume to the same command, with a longer --deadline"
     else:

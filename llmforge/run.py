@@ -215,7 +215,7 @@ def announce(config: RunConfig, data: PreparedDataset) -> None:
     """Show what will run and on what, and warn where the device's memory is short for it."""
     if rank() == 0:  # the attention's line tries a kernel, which is one process's to do
         # What `--deadline --dry_run` chooses is YAML to keep: with `> FILE` nothing else goes there.
-        show(describe(config, data), aside=config.dry_run and bool(config.deadline.chosen))
+        show(describe(config, data), aside=config.dry_run and config.deadline.deadline is not None)
     _tell_memorising(config, data)
     device, setup = probe_device(config.training.use_cpu), _setup(config, data)
     room = device.memory // _sharing(device)
@@ -258,8 +258,9 @@ def _setup(config: RunConfig, data: PreparedDataset) -> Setup:
 
 
 def _planned(config: RunConfig, steps: int) -> int | None:
-    """Of these, what the run will take; None where the time decides."""
-    return None if config.deadline.deadline is not None and steps >= UNBOUNDED else steps
+    """Of these, what the run will take; None where the time may end it sooner."""
+    counted = 0 < config.training.max_steps < UNBOUNDED
+    return None if config.deadline.deadline is not None and not counted else steps
 
 
 def _step_count(config: RunConfig, steps: int) -> str:
@@ -267,7 +268,8 @@ def _step_count(config: RunConfig, steps: int) -> str:
     if seconds is None or _planned(config, steps):
         return f"{steps:,}"
     left = format_seconds(max(seconds - config.deadline.earlier - (time.monotonic() - config.deadline.begun), 0.0))
-    return f"as many as fit into the {left} that are left, evaluation and saving included,"
+    bound = f"at most {steps:,}, " if steps < UNBOUNDED else ""
+    return f"{bound}as many as fit into the {left} that are left, evaluation and saving included,"
 
 
 def _memory_line(setup: Setup, short: bool) -> str:

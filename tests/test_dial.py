@@ -51,7 +51,8 @@ def test_everything_follows_from_corpus_device_and_time(text, probed, capsys):
     config = parsed(text, "--deadline", "30m")
     model = config.model
     assert len(probed.models) == 1
-    assert config.training.max_steps == config.training.eval_steps == config.training.save_steps == dial.UNBOUNDED
+    assert config.training.eval_steps == config.training.save_steps == dial.UNBOUNDED
+    assert (config.training.max_steps, config.training.num_train_epochs) == (-1, MOST_EPOCHS)
     assert config.deadline.evaluations == dial.EVALUATIONS
     assert config.training.learning_rate == float(f"{0.1 / model.n_embd**0.5:.2g}")
     assert model.n_positions == config.data.block_size
@@ -112,7 +113,13 @@ def test_a_corpus_that_is_used_up_before_the_time_is_ends_the_run(tmp_path, prob
     kept = yaml.safe_load(told.out.partition("--config FILE\n")[2])
     assert (kept["num_train_epochs"], kept["corpus"]) == (MOST_EPOCHS, str(small))
     assert parsed(small, "--deadline", "30m", "--num_train_epochs", "40").training.num_train_epochs == 40
-    assert "the run ends after" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "40 epochs\n" in told
+    assert "--num_train_epochs 40: the run ends after about" in told
+    kept = tmp_path / "kept.yaml"
+    kept.write_text(yaml.safe_dump(config.deadline.chosen | {"corpus": str(small), "deadline": "30m"}))
+    parse_pretrain(["--config", str(kept), "--report_to", "none"])
+    assert "16 epochs are all that this corpus is good for" in capsys.readouterr().err
     write_json(tmp_path / "run.json", {"run_id": "1", "config": {"deadline": {"chosen": config.deadline.chosen}}})
     again = dial_alone(small, "--output_dir", str(tmp_path), "--resume")
     assert (again.training.num_train_epochs, again.training.max_steps) == (MOST_EPOCHS, -1)

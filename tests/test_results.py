@@ -19,9 +19,8 @@ from llmforge.scoring.samples import Sample
 def told(corpus):
     """``told(losses, best, *flags)``: the advice after so many evaluations, one each ten steps."""
 
-    def tell(losses: list[float], best: int, *flags: str, epoch: float = 1.0, chosen: dict | None = None) -> str:
+    def tell(losses: list[float], best: int, *flags: str, epoch: float = 1.0) -> str:
         config = parse_pretrain(["--corpus", str(corpus), "--report_to", "none", *flags])
-        config.deadline.chosen = chosen or {}
         history = [{"eval_loss": loss, "step": 10 * number} for number, loss in enumerate(losses)]
         state = TrainerState(log_history=history, global_step=history[-1]["step"], epoch=epoch)
         result = RunResult(Path("runs/mine"), Path("runs/mine/final"), "best", best, end={"loss": min(losses)})
@@ -51,8 +50,18 @@ def test_more_steps_are_not_advised_where_they_made_it_worse(told):
 
 def test_more_time_is_not_advised_where_the_corpus_is_used_up(told):
     bounded = ("--deadline", "1h", "--preset", "gpt2-10m", "--num_train_epochs", "16")
-    assert "longer --deadline" in told([5.0, 4.0], 10, *bounded, chosen={"num_train_epochs": 16.0})
-    assert "more text" in told([5.0, 4.0], 10, *bounded, chosen={"num_train_epochs": 16.0}, epoch=16.0)
+    assert "longer --deadline" in told([5.0, 4.0], 10, *bounded)
+    assert "more text" in told([5.0, 4.0], 10, *bounded, epoch=16.0)
+    assert "more text" not in told([5.0, 4.0], 10, *bounded, "--max_steps", "10", epoch=16.0)
+
+
+def test_a_path_with_a_space_can_be_pasted(corpus):
+    config = parse_pretrain(["--corpus", str(corpus), "--report_to", "none"])
+    result = RunResult(Path("my runs/one two"), Path("my runs/one two/final"), "last", 3)
+    text = next_commands(result, config, TrainerState(global_step=3))
+    assert "--model 'my runs/one two'" in text
+    assert "--output 'one two.gguf'" in text
+    assert "evaluate" not in text  # nothing was held out
 
 
 def test_the_test_split_is_shown_where_there_is_one(capsys):

@@ -111,24 +111,27 @@ def test_a_model_far_too_large_for_its_corpus_is_told_and_a_small_one_is_not(cor
 
 def test_of_a_resumed_run_with_a_deadline_the_time_that_is_used_is_taken_off(tmp_path):
     deadline = DeadlineArguments(deadline="3m")
-    config = SimpleNamespace(deadline=deadline, data=SimpleNamespace(max_eval_samples=None))
+    training = SimpleNamespace(max_steps=-1)
+    config = SimpleNamespace(deadline=deadline, data=SimpleNamespace(max_eval_samples=None), training=training)
     (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": [{"run_seconds": 20.0}, {"run_seconds": 60.0}, {}]}))
     card = {"splits": {"train": {"rows": 9}, "validation": {"rows": 2}}}
     deadline.begun = time.monotonic() - 10
     run._keep_time(SimpleNamespace(checkpoint=tmp_path, callbacks=[]), config, SimpleNamespace(card=card))
     left = re.search(r"into the (\d) min (\d+) s that are left", run._step_count(config, UNBOUNDED))
     assert 105 <= 60 * int(left[1]) + int(left[2]) <= 110  # of 180 seconds 60 before, and 10 of this start
+    assert run._step_count(config, 416).startswith("at most 416, as many as fit into")
+    assert run._planned(config, 416) is None
+    training.max_steps = 416
+    assert (run._step_count(config, 416), run._planned(config, 416)) == ("416", 416)
 
 
 def test_what_a_deadline_chooses_can_be_sent_to_a_file(corpus, capsys, monkeypatch):
-    chosen = dict.fromkeys(["preset"], "gpt2-10m")
-    monkeypatch.setattr(pretrain, "set_dial", lambda config, *_: config.deadline.chosen.update(chosen))
+    monkeypatch.setattr(pretrain, "set_dial", lambda *_: None)
     with pytest.raises(SystemExit):
-        pretrain.main([*FLAGS, "--corpus", str(corpus), "--dry_run"])
+        pretrain.main([*FLAGS, "--corpus", str(corpus), "--dry_run", "--deadline", "30m"])
     told = capsys.readouterr()
     assert "device" not in told.out
     assert re.search(r"^device .*fp32", told.err, re.MULTILINE)
-    chosen.clear()
     with pytest.raises(SystemExit):
         pretrain.main([*FLAGS, "--corpus", str(corpus), "--dry_run"])
     assert re.search(r"^device .*fp32", capsys.readouterr().out, re.MULTILINE)

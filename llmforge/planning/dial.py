@@ -16,7 +16,8 @@ LADDER = (
 #: best where it was 33, and worse at 4 and below; between those nothing was tried.
 TOKENS_A_WEIGHT = 10.0
 #: Weights for each token of the corpus, at most, and in a model of this size in any case: beyond that more time does not make a
-#: larger one, which would learn the text by heart sooner. Between runs at 0.9 and at 2.0, in docs/how-to/deadline.md.
+#: larger one, which would learn the text by heart sooner. Between two runs in docs/how-to/deadline.md, at 0.9 and at 2.0 weights
+#: for each of the tokens that `bytes_per_token` foretells.
 _WEIGHTS_A_TOKEN, _ALWAYS = 1.5, 12 * 2 * 64**2
 #: Passes over the corpus, at most, however much time there is: later ones learn it by heart, and a schedule that is made for more
 #: of them ends worse. docs/how-to/deadline.md has the runs that this rests on.
@@ -50,12 +51,14 @@ class Pinned:
         vocabulary: Entries, or those of a tokenizer that is there.
         block_size: Tokens of a row.
         step_rows: Rows of an optimizer step.
+        epochs: Passes over the corpus, at most; infinite where steps are counted instead.
     """
 
     shape: tuple[int, int] | None = None
     vocabulary: int | None = None
     block_size: int | None = None
     step_rows: int | None = None
+    epochs: float | None = None
 
 
 NOTHING = Pinned()
@@ -72,7 +75,7 @@ class Choice:
         block_size: Tokens of a row.
         step_rows: Rows of an optimizer step.
         dropout: Of residual branches and embeddings.
-        tokens: To train on: as many as the time is enough for, or `MOST_EPOCHS` of the corpus.
+        tokens: To train on: as many as the time is enough for, or as many epochs of the corpus as there may be.
         unique: That the corpus has.
         afforded: Tokens that the time is enough for.
     """
@@ -161,7 +164,7 @@ def _with_shape(layers: int, width: int, work: float, corpus: float, pinned: Pin
     length = pinned.block_size or next(size for most, size in _CONTEXT if width <= most)
     afforded = work / operations(layers, width, vocabulary, length)
     unique = max(corpus / bytes_per_token(vocabulary), 1.0)
-    tokens = min(afforded, MOST_EPOCHS * unique)
+    tokens = min(afforded, (pinned.epochs or MOST_EPOCHS) * unique)
     rows = pinned.step_rows
     if rows is None:
         least = _LEAST_STEP[1] if tokens >= _LEAST_STEP[0] * unique else _STEP_TOKENS[0]

@@ -34,11 +34,13 @@ def pinned_by(config: PretrainConfig, given: set[str], size: CorpusSize) -> Pinn
     vocabulary = config.tokenizer.vocab_size if "vocab_size" in given else size.vocabulary
     if vocabulary is None and config.tokenizer.tokenizer is not None:
         vocabulary = len(load_pretrained(config.tokenizer.tokenizer))
+    epochs = math.inf if "max_steps" in given else training.num_train_epochs if "num_train_epochs" in given else None
     return Pinned(
         shape,
         vocabulary,
         size.block_size if size.counted or "block_size" in given else None,
         rows if step else None,
+        epochs,
     )
 
 
@@ -59,8 +61,7 @@ def flags_of(config: PretrainConfig, choice: Choice, given: set[str], device: De
         fields |= {"vocab_size": choice.vocabulary} if config.tokenizer.tokenizer is None else {}
     if not {"lr_scheduler_kwargs", "min_lr_ratio", "decay_ratio"} & given:  # which are of another schedule
         fields |= {"lr_scheduler_type": "linear"}
-    # Where the device may be faster than was foretold, too: the bound is what counts, and costs nothing where it is not reached.
-    if not {"max_steps", "num_train_epochs"} & given and 2 * choice.afforded > MOST_EPOCHS * choice.unique:
+    if not {"max_steps", "num_train_epochs"} & given:
         fields |= {"num_train_epochs": MOST_EPOCHS}
     fields |= {"max_eval_samples": choice.evaluation_rows}
     fields |= {"logging_steps": min(max(int(choice.tokens / choice.step_tokens / 100), 1), 10)}
@@ -86,16 +87,16 @@ def _model(choice: Choice) -> dict[str, Any]:
         for name, preset in PRESETS.items()
         if (preset.family, preset.layers, preset.width) == ("GPT-2", choice.layers, choice.width)
     ]
-    if exact:
-        return {"preset": exact[0]}
     near = min(
-        (name for name in PRESETS if PRESETS[name].family == "GPT-2"),
+        exact or (name for name in PRESETS if PRESETS[name].family == "GPT-2"),
         key=lambda name: abs(math.log(choice.weights / (12 * PRESETS[name].layers * PRESETS[name].width ** 2))),
     )
-    positions = (
-        {} if PRESETS[near].positions == choice.block_size else {"n_positions": choice.block_size}
-    )  # none that are never seen
-    return {"preset": near, "n_layer": choice.layers, "n_embd": choice.width, "n_head": choice.heads, **positions}
+    fields: dict[str, Any] = {"preset": near}
+    if not exact:
+        fields |= {"n_layer": choice.layers, "n_embd": choice.width, "n_head": choice.heads}
+    if PRESETS[near].positions != choice.block_size:  # others would never be seen
+        fields |= {"n_positions": choice.block_size}
+    return fields
 
 
 def with_flags(config: PretrainConfig, fields: Mapping[str, Any]) -> PretrainConfig:

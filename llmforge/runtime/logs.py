@@ -97,7 +97,8 @@ def show(renderable: Any, aside: bool = False) -> None:
     from rich.console import Console
 
     # To be copied: neither broken where the terminal ends, nor read for rich's own [markup].
-    plain: dict[str, Any] = {"soft_wrap": True, "markup": False, "highlight": False} if isinstance(renderable, str) else {}
+    as_it_is = {"soft_wrap": True, "markup": False, "highlight": False, "emoji": False}
+    plain: dict[str, Any] = as_it_is if isinstance(renderable, str) else {}
     (Console(stderr=True, quiet=rank() != 0) if aside else console()).print(renderable, **plain)
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from llmforge.planning.corpus import bytes_per_token
@@ -63,6 +65,9 @@ def test_a_small_corpus_is_not_read_for_as_long_as_there_is_time():
     assert (short.ends_early, long.ends_early) == (False, True)
     assert long.epochs == MOST_EPOCHS
     assert choose(20_000, CPU, 130e3).tokens == long.tokens
+    for epochs in (3.0, 40.0, math.inf):  # what the user says
+        choice = choose(10_000, CPU, 130e3, Pinned(epochs=epochs))
+        assert choice.epochs == pytest.approx(min(epochs, choice.afforded / choice.unique))
 
 
 def test_a_step_has_more_tokens_where_there_are_more_and_is_shared_evenly():
