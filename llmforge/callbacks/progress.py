@@ -9,26 +9,22 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llmforge.runtime.launch import in_notebook
+
 #: Seconds without a line after which one says how far the training is, where no bar can: in a file or a pipe.
 _SELDOM = 60.0
-
-
-def _moves() -> bool:
-    """Whether what is written can be written over: in a terminal, and in a notebook, where a bar is a widget."""
-    shell = sys.modules.get("IPython")
-    return sys.stderr.isatty() or (shell is not None and shell.get_ipython() is not None)
 
 
 class Progress(ProgressCallback):
     """`transformers.ProgressCallback` that leaves the log lines to `RunLog` and shows the loss in the bar.
 
     In a file or a pipe there is no bar, whose updates would be lines without end: the log lines say how far it is, and
-    where there was none for a minute, a line of its own does.
+    in a training where there was none for a minute, a line of its own does.
     """
 
     def _bar(self, total: int, **kwargs: Any) -> Any:
         self._said = time.monotonic()
-        return tqdm(total=total, dynamic_ncols=True, disable=not _moves(), **kwargs)
+        return tqdm(total=total, dynamic_ncols=True, disable=not (sys.stderr.isatty() or in_notebook()), **kwargs)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:

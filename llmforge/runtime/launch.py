@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -241,6 +242,12 @@ class RankZeroFirst:
         """Remove the files; call it in the first process when all have read them."""
         if not self.alone and self.is_first:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def in_notebook() -> bool:
+    """Whether this is IPython or a notebook: an interrupt stops a cell there and not the process, and a bar is a widget."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and shell.get_ipython() is not None
 
 
 @functools.cache

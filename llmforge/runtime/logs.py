@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmforge.runtime.launch import rank
+from llmforge.runtime.launch import in_notebook, rank
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,8 +54,14 @@ class _LevelFormatter(logging.Formatter):
 
 
 def close_bars() -> None:
-    """Leave the bars of a training that was cut short as they stand, so that what is said next begins a line of its own."""
+    """Leave the bars of a training that was cut short as they stand, so that what is said next begins a line of its own.
+
+    In a notebook a bar is no line, and may be the user's own.
+    """
     from tqdm import tqdm
+
+    if in_notebook():
+        return
 
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()

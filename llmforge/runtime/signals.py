@@ -11,14 +11,13 @@ import contextlib
 import functools
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from llmforge.runtime.launch import launcher_pid, rank
+from llmforge.runtime.launch import in_notebook, launcher_pid, rank
 
 #: A second Ctrl-C counts from here on; before, it is the same press of the keys, which launchers pass on once more.
 _SECOND_PRESS_SECONDS = 2.0
@@ -57,7 +56,7 @@ class StopSignals:
 
         In a notebook, and outside of the main thread, nothing is installed: an interrupt is what it always is there.
         """
-        if self._depth or _is_interactive() or threading.current_thread() is not threading.main_thread():
+        if self._depth or in_notebook() or threading.current_thread() is not threading.main_thread():
             yield
             return
         self._depth, self._pid = 1, os.getpid()
@@ -153,12 +152,6 @@ def _name(number: int) -> str:
 
 def _is_default(handler: Any) -> bool:
     return handler in (signal.SIG_DFL, signal.default_int_handler)
-
-
-def _is_interactive() -> bool:
-    """Whether this is IPython or a notebook, where an interrupt stops a cell and not the process."""
-    shell = sys.modules.get("IPython")
-    return shell is not None and shell.get_ipython() is not None
 
 
 #: Of this process.
