@@ -25,7 +25,15 @@ def run(tmp_path, monkeypatch):
         (final.parent / "run.json").write_text(json.dumps(record))
         return final
 
-    for path in ("docs/a.md", "docs/deep/b.md", "docs/c.go", "other/d.md", "other/d[1].md", "rows/train.jsonl", "rows/test.jsonl"):
+    for path in (
+        "docs/a.md",
+        "docs/deep/b.md",
+        "docs/c.go",
+        "other/d.md",
+        "other/d[1].md",
+        "rows/train.jsonl",
+        "rows/test.jsonl",
+    ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("text")
     return write
