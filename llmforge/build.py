@@ -21,18 +21,16 @@ from llmforge.callbacks.stop import StopOnSignal
 from llmforge.callbacks.throughput import Throughput
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.generation import GenerationArguments
-from llmforge.configs.run import PretrainConfig, RunArguments
+from llmforge.configs.run import RunArguments
 from llmforge.configs.training import EVALUATION_METRICS, ForgeTrainingArguments
 from llmforge.data.collate import PackedCollator
 from llmforge.data.prepared import PreparedDataset
 from llmforge.data.rows import PackedRows
 from llmforge.errors import ConfigError, DataError
-from llmforge.mirroring import is_remote
 from llmforge.optimizers import check_optimizer
-from llmforge.pretrained.origin import prepared_for, record_of
 from llmforge.runtime.launch import rank_zero_first, refuse_separate_worlds, use_all_cores
 from llmforge.runtime.logs import logger
-from llmforge.runtime.run_folder import FINAL, reserve
+from llmforge.runtime.run_folder import reserve
 from llmforge.runtime.trackers import check_trackers, stay_offline_without_login
 from llmforge.sampling.completions import check_prompts
 from llmforge.sharding import refuse_unsharded
@@ -166,22 +164,4 @@ def _warn_about_sizes(train: PackedRows, validation: PackedRows | None, args: Fo
     if validation is not None and len(validation) < batch:
         logger.warning(
             "the validation split has %d rows, fewer than one batch of %d: its figures will be noisy", len(validation), batch
-        )
-
-
-def recall_data(config: PretrainConfig) -> None:
-    """Where no data is named: of a run that is only evaluated its own; of one to be resumed, say how it was started.
-
-    Raises:
-        DataError: There is a run to go on with, and no data.
-    """
-    folder, resume = config.training.output_dir if config.training.explicit_folder else None, config.run.resume
-    if config.data.sources() or config.data.dataset_dir is not None or folder is None or is_remote(resume):
-        return
-    record, data = record_of(Path(folder) / FINAL), prepared_for(Path(folder) / FINAL)
-    if config.run.eval_only and data is not None:
-        config.data.dataset_dir = str(data)
-    elif record and resume is not None and not config.run.eval_only:
-        raise DataError(
-            "There is no corpus: --resume is added to the command that began the run.", f"That was: {record.get('command')}"
         )

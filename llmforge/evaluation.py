@@ -28,7 +28,8 @@ from llmforge.errors import ConfigError
 from llmforge.parsing import ForgeParser
 from llmforge.pretrained.folder import find_folder
 from llmforge.pretrained.loading import Pretrained, load_pretrained_model
-from llmforge.pretrained.origin import prepared_for, trained_on
+from llmforge.pretrained.origin import trained_on, training_sources
+from llmforge.recall import held_out, text_of_run
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.launch import rank, rank_zero_first, world_size
 from llmforge.runtime.logs import logger, set_up_logging
@@ -45,7 +46,6 @@ from llmforge.scoring.rows import TestRows, read_test_rows
 from llmforge.scoring.samples import STRATEGIES
 from llmforge.scoring.show import show_comparison, show_evaluation, show_lm_eval
 from llmforge.storage.records import write_json
-from llmforge.tasks.task import TASK_FILE
 
 #: What answers and samples are made with, where nothing else is said.
 _GENERATION: dict[str, Any] = {"do_sample": False, "strategies": list(STRATEGIES)}
@@ -103,14 +103,17 @@ def compare_models(
 
 
 def on_own_data(args: EvaluationArguments, model: Path) -> EvaluationArguments:
-    """`args`, where they name neither text nor rows, with what the model's own run held out, if that is text and still there."""
-    data = None if args.has_text or (model / TASK_FILE).exists() else prepared_for(model)
-    if data is None:
+    """`args`, where they name neither text nor rows, with what the model's own run held out, if that is text and still there.
+
+    Its training split is taken only where `args` ask for it.
+    """
+    data = None if args.has_text else text_of_run(model)
+    splits = held_out(data) if data is not None else []
+    if data is None or not (splits or args.split == "train"):
         return args
-    there = load_prepared(data).dataset
-    split = next((name for name in (args.split, "test", "validation") if name in there), args.split)
-    logger.info("on the %s split of the model's own run, held out from training", split)
-    return dataclasses.replace(args, dataset_dir=str(data), split=split)
+    split = args.split if args.split in (*splits, "train") else splits[0]
+    logger.info("on the %s split of the model's own run%s", split, "" if split == "train" else ", held out from training")
+    return dataclasses.replace(args, dataset_dir=str(data.path), split=split)
 
 
 def evaluation_data(args: EvaluationArguments, model: Path) -> Data:
@@ -160,7 +163,7 @@ def evaluate_on(
     check_prompts(generation.prompts, found.tokenizer, positions)
     settings: dict[str, Any] = {"precision": args.precision}
     settings["interval_method"] = f"{LEVEL:.0%}, {RESAMPLES} bootstrap resamples, seed 0"
-    settings["trained_on"] = trained_on(found.path, _given(data, args))
+    settings["trained_on"] = _seen(found.path, data, args)
     if isinstance(data, TestRows):
         result = evaluate_rows(found, data, args, generation, set(given), settings)
     else:
@@ -170,12 +173,14 @@ def evaluate_on(
     return result
 
 
-def _given(data: Data, args: EvaluationArguments) -> list[str]:
-    """The files and folders of text or rows, of which a model may have seen some; of a dataset a split is held out."""
+def _seen(model: Path, data: Data, args: EvaluationArguments) -> list[str]:
+    """Which files and folders of text or rows a model was trained on; of a dataset only its training split may be."""
     if isinstance(data, TestRows):
-        rows = args.test_file
-        return [rows] if rows is not None and Path(rows).expanduser().is_file() else []
-    return [] if isinstance(data, PreparedDataset) else [source.path for source in data.sources()]
+        return trained_on(model, [data.name])
+    if isinstance(data, DataArguments):
+        return trained_on(model, [source.path for source in data.sources()])
+    places = [str(data.path), *training_sources(data.card)] if args.split == "train" else []
+    return [str(data.path)] if trained_on(model, places) else []
 
 
 def evaluate_harness(args: EvaluationArguments) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def _choose_block_size(config: FinetuneConfig, start: Start) -> None:
     if config.data.dataset_dir is not None:
         config.data.block_size = load_prepared(config.data.dataset_dir).block_size
     elif "block_size" not in config.given:
-        # Positions past the rows of its training were never trained, though the model has them.
+        # 1,024 at most; positions past the rows of its training were never trained, though the model has them.
         config.data.block_size = min(config.data.block_size, start.found.context)
     if config.data.block_size > positions:
         raise ConfigError(

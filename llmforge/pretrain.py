@@ -14,7 +14,7 @@ from pathlib import Path
 import transformers
 
 from llmforge.auto_batch import choose_batch, train_fitting
-from llmforge.build import build_trainer, check_callbacks, recall_data, without_validation
+from llmforge.build import build_trainer, check_callbacks, without_validation
 from llmforge.checkpoints.resume import find_checkpoint
 from llmforge.configs.checkpoint import CheckpointArguments
 from llmforge.configs.data import DataArguments
@@ -38,6 +38,7 @@ from llmforge.optimizers import check_optimizer
 from llmforge.parsing import ForgeParser, Parsed
 from llmforge.pretrained.folder import find_folder
 from llmforge.pretrained.loading import load_pretrained_model
+from llmforge.recall import recall_data
 from llmforge.results import RunResult, finish
 from llmforge.run import announce, open_run
 from llmforge.runtime.commands import run_command
@@ -162,7 +163,8 @@ def check_config(config: PretrainConfig, named_folder: bool = True) -> None:
     check_callbacks(config.training, config.run)
     if not validates:
         without_validation(config.training, config.run)
-    check_block_size(sketch, config.data.block_size)
+    if not config.run.eval_only:  # the model is there, and may be of another shape than the flags say
+        check_block_size(sketch, config.data.block_size)
     check_run(config, sketch.hidden_size, named_folder)
 
 

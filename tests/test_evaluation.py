@@ -412,9 +412,22 @@ def test_without_a_text_it_is_what_the_run_held_out(corpus, capsys):
     assert "held out from training" in capsys.readouterr().err
     assert (found.settings["split"], found.settings["trained_on"]) == ("test", [])
     assert found.total.loss == pytest.approx(held_out["loss"], rel=1e-5)
+    data = json.loads(Path("run/run.json").read_text())["data"]["path"]
+    for text in ([], ["--dataset_dir", data]):  # the training split is what was asked for, and seen
+        found = evaluation.main(["--model", "run", "--split", "train", "--samples", "0", *text])
+        assert (found.settings["split"], found.settings["trained_on"]) == ("train", [data])
+        told = " ".join(capsys.readouterr().err.split())
+        assert "held out from training" not in told
+        assert "was trained on text of" in told
+        assert "With --model alone a held-out split of its run is evaluated." in told
+    assert evaluation.main(["--model", "run", "--dataset_dir", data, "--samples", "0"]).settings["trained_on"] == []
     with pytest.raises(SystemExit):  # and so does --eval_only, which needs no corpus to be told again
         pretrain_command("--output_dir", "run", "--eval_only")
     assert json.loads(Path("run/eval.json").read_text())["loss"] == pytest.approx(held_out["loss"], rel=1e-5)
+    with pytest.raises(SystemExit):  # a checkpoint says which run it is of
+        pretrain_command("--eval_only", "--resume", "run/checkpoint-3")
+    early = json.loads(Path("run/eval-checkpoint-3.json").read_text())
+    assert early["loss"] == pytest.approx(held_out["loss"], rel=1e-5)
     assert pretrain_command("--output_dir", "run", "--resume") == 3
     assert "There is no corpus: --resume is added to the command that began the run. That was: " in capsys.readouterr().err
     record = json.loads(Path("run/run.json").read_text())

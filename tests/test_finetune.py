@@ -16,7 +16,7 @@ from helpers import ROOT, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig
 
-from llmforge import auto_batch, finetune
+from llmforge import auto_batch, evaluation, finetune, pretrain
 from llmforge.callbacks.loss_plot import LossPlot
 from llmforge.configs.finetune import FinetuneArguments, FinetuneConfig
 from llmforge.configs.lora import LoraArguments
@@ -495,6 +495,16 @@ def test_the_run_is_scored_again(bases, capsys):
     again = record("run", "eval.json")
     assert again["loss"] == pytest.approx(before["loss"], rel=1e-6)
     assert again["tokens"] == before["tokens"]
+    capsys.readouterr()
+    # As text the prompts would count.
+    assert run_command(evaluation.main, ["--model", "run/checkpoint-2"]) == 2
+    assert "There is no text to evaluate on" in capsys.readouterr().err
+    assert run_command(pretrain.main, ["--output_dir", "run", "--eval_only"]) == 3
+    assert "There is no corpus" in capsys.readouterr().err
+    seen = {"rows/test.jsonl": [], "rows --split test": [], "rows --split train": ["rows/train.jsonl"]}
+    for given, trained_on in seen.items():
+        words = ["--test_file", *given.split(), "--max_new_tokens", "1", "--samples", "0"]
+        assert evaluation.main(["--model", "run", *words]).settings["trained_on"] == trained_on
 
 
 @pytest.mark.slow

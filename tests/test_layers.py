@@ -126,7 +126,7 @@ ORDER: list[set[str]] = [
     {f"callbacks.{path.stem}" for path in (LIBRARY / "callbacks").glob("*.py")}
     - {"callbacks.__init__", *(f"callbacks.{name}" for name in _FIRST_CALLBACKS)},
     {"checkpointing", "mirroring"},
-    {"ending"},
+    {"ending", "recall"},
     {"trainer"},
     {"build"},
     *folder("tuning", "shape", "start"),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,16 @@ from llmforge.runtime.commands import CommandParser, run_command
 from llmforge.runtime.devices import format_bytes
 from llmforge.runtime.logs import console, printable, set_up_logging
 from llmforge.runtime.run_lock import RunLock
-
-_VERBS = ("list", "view", "compare", "plot", "verify", "status", "upload", "download", "prune")
+from llmforge.storage.files import is_url, local_path
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `llmforge checkpoints`."""
+    return _parsers()[0]
+
+
+def _parsers() -> tuple[argparse.ArgumentParser, Collection[str]]:
+    """The command line, and the verbs that it has."""
     whole = CommandParser(
         prog="llmforge checkpoints", description="Look at the checkpoints of a run, and tidy them.", allow_abbrev=False
     )
@@ -77,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     made = verb("prune", "delete old checkpoints, never the newest or the best")
     made.add_argument("--keep", type=int, required=True, metavar="N", help="How many committed checkpoints stay, at least 1.")
     made.add_argument("--dry_run", "--dry-run", action="store_true", help="Say what would go and delete nothing.")
-    return whole
+    return whole, verbs.choices
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,9 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         ConfigError: Wrong usage; `prune` of a run that goes on.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    if given and Path(given[0]).is_dir() and given[0] not in _VERBS:  # what one types first
+    whole, verbs = _parsers()
+    if given and given[0] not in verbs and (is_url(given[0]) or Path(local_path(given[0])).is_dir()):  # what one types first
         given.insert(0, "list")
-    args = parser().parse_args(given)
+    args = whole.parse_args(given)
     actions = {"list": _list, "view": _view, "compare": _compare, "plot": _plot, "verify": _verify}
     actions |= {"status": _status, "prune": _prune}
     if args.verb in ("upload", "download"):

@@ -9,7 +9,7 @@ order, moves none: it can only leave more of them out.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -97,9 +97,10 @@ def assign(
     wanted = {number for number, share in enumerate(args.ratios()) if share > 0 and (own < 0).any()}
     names = tuple(SPLITS[number] for number in sorted(wanted | {0} | set(own[own >= 0].tolist())))
     result = Assignment(split, reason, clusters, names)
-    for name, members in result.members().items():
-        if not len(members):
-            raise _empty(args, name, int((ranks % len(SPLITS) == SPLITS.index(name)).sum()), len(positions))
+    sizes = {name: len(members) for name, members in result.members().items()}
+    for name, size in sizes.items():
+        if not size:
+            raise _empty(args, name, int((ranks % len(SPLITS) == SPLITS.index(name)).sum()), sizes, len(positions))
     return result
 
 
@@ -120,9 +121,10 @@ def split_documents(documents: Sequence[HasText], args: DataArguments) -> dict[s
     positions = np.array([split_position(document.text, args.split_seed) for document in documents])
     ranks = _ranks(args, positions, None, np.full(len(documents), -1, dtype=np.int8))
     splits = {name: np.flatnonzero(ranks == number).tolist() for number, name in enumerate(SPLITS) if args.ratios()[number] > 0}
-    for name, members in splits.items():
-        if not members:
-            raise _empty(args, name, 0, len(documents))
+    sizes = {name: len(members) for name, members in splits.items()}
+    for name, size in sizes.items():
+        if not size:
+            raise _empty(args, name, 0, sizes, len(documents))
     return splits
 
 
@@ -175,17 +177,20 @@ def _later(groups: np.ndarray, order: np.ndarray) -> np.ndarray:
     return later
 
 
-def _empty(args: DataArguments, name: str, placed: int, total: int) -> DataError:
+def _empty(args: DataArguments, name: str, placed: int, sizes: Mapping[str, int], total: int) -> DataError:
     if placed:
         return DataError(
             f"The {name} split lost all of its {placed:,} documents as copies of others.",
             "Give more documents, another --split_seed, or --dedup off.",
         )
     ways = "Give more documents, another --split_seed, or other --split_ratios."
-    if name != SPLITS[0]:  # its share for the other one that is held out: no training document moves
-        train, *held_out = args.ratios()
-        shares = [sum(held_out) if other != name else 0 for other in SPLITS[1:]]
-        ratios = ",".join(f"{share:.6g}" for share in (train, *shares))
+    if name != SPLITS[0]:
+        # Its share for the other one that is held out, so that no training document moves; where that is empty too, it would
+        # come out empty again.
+        train, *shares = args.ratios()
+        others = [other != name and sizes.get(other, 0) > 0 for other in SPLITS[1:]]
+        shares = [sum(shares) if there else 0 for there in others]
+        ratios = ",".join(f"{share:.6g}" for share in (train, *shares)) if any(others) else "1,0,0"
         ways = f"Leave it out by --split_ratios {ratios}, or give more documents or another --split_seed."
     return DataError(
         f"The {name} split got none of the {total} documents.",

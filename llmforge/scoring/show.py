@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmforge.recall import held_out, text_of_run
 from llmforge.runtime.logs import console, logger, printable
 from llmforge.scoring.figures import Figures
 from llmforge.scoring.matching import AnswerFigures
@@ -92,10 +93,17 @@ def _warn_trained_on(evaluations: Sequence[Evaluation]) -> None:
                 "%s was trained on text of %s, so the figures flatter it. %s",
                 one.model,
                 ", ".join(seen),
-                "Without --corpus the held-out split of its run is evaluated."
-                if one.answers is None
-                else "Give rows that it has not seen.",
+                _unseen(one),
             )
+
+
+def _unseen(one: Evaluation) -> str:
+    if one.answers is not None:
+        return "Give rows that it has not seen."
+    data = text_of_run(one.model)
+    if data is not None and held_out(data):
+        return "With --model alone a held-out split of its run is evaluated."
+    return "Give text that it has not seen."
 
 
 def _interval(figures: Figures | AnswerFigures, name: str, form: str = ".4g") -> str:

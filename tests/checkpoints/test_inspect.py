@@ -116,11 +116,14 @@ def test_list_shows_a_validation_loss_where_it_was_measured_and_not_beneath(run,
     assert "2.5000" in rows["35"]
 
 
-def test_a_folder_without_a_verb_is_listed(run, capsys):
+def test_a_folder_or_url_without_a_verb_is_listed(run, capsys):
     inspect.main(["list", str(run)])
     listed = capsys.readouterr().out
-    inspect.main([str(run)])
-    assert capsys.readouterr().out == listed
+    for given in (str(run), f"file://{run}"):
+        inspect.main([given])
+        assert capsys.readouterr().out == listed
+    with pytest.raises(CheckpointError, match="memory://nowhere/run"):
+        inspect.main(["memory://nowhere/run"])
     with pytest.raises(ConfigError, match="invalid choice: 'lst'"):
         inspect.main(["lst", str(run)])
 

@@ -150,6 +150,15 @@ def test_leaving_an_empty_split_out_as_it_is_told_to_moves_no_training_document(
     }
 
 
+@pytest.mark.parametrize("ratios", ["0.9,0.1,0", "0.8,0.1,0.1"])
+def test_where_nothing_is_held_out_all_is_trained_on_as_it_is_told(ratios):
+    texts = [text_in("train", random.Random(number)) for number in range(4)]
+    assert max(split_position(text, 0) for text in texts) < 0.8
+    with pytest.raises(DataError, match=r"The validation split got none of the 4 documents.*--split_ratios 1,0,0, or"):
+        split_texts(texts, split_ratios=ratios)
+    assert split_texts(texts, split_ratios="1,0,0").members()["train"].tolist() == [0, 1, 2, 3]
+
+
 def test_a_split_that_lost_all_to_copies_is_an_error_that_says_so(source):
     kept = text_in("test", source)
     copies = [edit_in("validation", kept, 0.1, source) for _ in range(3)]

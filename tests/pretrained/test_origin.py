@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,20 @@ def run(tmp_path, monkeypatch):
     def write(name: str, data: dict[str, Any], **settings: Any) -> Path:
         final = tmp_path / "runs" / name / "final"
         final.mkdir(parents=True)
-        record = {"folder": str(tmp_path), "config": {"data": data, **settings}, "data": {"path": str(tmp_path / "prepared")}}
+        prepared = {"path": "prepared", "fingerprint": "f00"}
+        record = {"folder": str(tmp_path), "config": {"data": data, **settings}, "data": prepared}
         (final.parent / "run.json").write_text(json.dumps(record))
         return final
 
-    for path in ("docs/a.md", "docs/deep/b.md", "docs/c.go", "other/d.md"):
+    for path in (
+        "docs/a.md",
+        "docs/deep/b.md",
+        "docs/c.go",
+        "other/d.md",
+        "other/d[1].md",
+        "rows/train.jsonl",
+        "rows/test.jsonl",
+    ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("text")
     return write
@@ -44,6 +54,10 @@ def run(tmp_path, monkeypatch):
         ({"corpus": "docs/*.md"}, "docs/c.go", False),
         ({"corpus": "docs"}, "gs://bucket/docs", False),
         ({"corpus": "gs://bucket/docs"}, "docs", False),
+        ({"corpus": "docs/*.md"}, "docs", True),
+        ({"corpus": "docs/*.md"}, "docs/*.go", False),
+        ({"corpus": "other/d[1].md"}, "other/d[1].md", True),
+        ({"corpus": "other/d[1].md"}, "other", True),
         ({}, "docs", False),
     ],
 )
@@ -60,14 +74,44 @@ def test_what_its_base_was_trained_on_counts_too_and_a_circle_ends(run):
     assert trained_on(anew, ["docs"]) == []
 
 
+def test_of_a_folder_of_rows_the_training_file_alone_counts(run):
+    final = run("one", {"corpus": None}, finetune={"train_file": "rows"})
+    given = ["rows/train.jsonl", "rows/test.jsonl", "rows", "rows/*.jsonl", "rows/t?st.jsonl"]
+    assert trained_on(final, given) == ["rows/train.jsonl", "rows", "rows/*.jsonl"]
+
+
+def test_a_glob_is_walked_once_whatever_is_asked(run, monkeypatch):
+    walked = []
+    walk = glob.iglob
+    monkeypatch.setattr(glob, "iglob", lambda pattern, **how: walked.append(pattern) or walk(pattern, **how))
+    assert len(trained_on(run("one", {"corpus": "docs/*.md"}), ["docs/a.md"] * 50 + ["other"])) == 50
+    assert walked == ["docs/*.md"]
+
+
+def card(tmp_path: Path, **values: Any) -> None:
+    (tmp_path / "prepared").mkdir(exist_ok=True)
+    (tmp_path / "prepared" / "data_card.json").write_text(json.dumps(values))
+
+
 def test_the_sources_of_the_data_card_count_but_for_what_they_hold_out(run, tmp_path):
     final = run("one", {"corpus": None})
     assert prepared_for(final) is None
-    (tmp_path / "prepared").mkdir()
     sources = [{"path": "docs", "split": None}, {"path": "other", "split": "validation"}]
-    (tmp_path / "prepared" / "data_card.json").write_text(json.dumps({"sources": sources}))
+    card(tmp_path, sources=sources, fingerprint="f00")
     assert prepared_for(final) == tmp_path / "prepared"
-    assert trained_on(final, ["docs", "other"]) == ["docs"]
+    assert trained_on(final, ["docs", "other", "prepared"]) == ["docs", "prepared"]
+
+
+def test_prepared_data_are_found_from_elsewhere_and_only_as_they_were(run, tmp_path, monkeypatch):
+    """Made again otherwise, their test split may be text that the model was trained on."""
+    final = run("one", {"corpus": None})
+    card(tmp_path, fingerprint="f00")
+    (tmp_path / "elsewhere" / "prepared").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert prepared_for(final) == tmp_path / "prepared"
+    for other in ({"fingerprint": "f01"}, {}):
+        card(tmp_path, **other)
+        assert prepared_for(final) is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"config": 3, "data": []}', '{"folder": 7, "config": {"data": {"corpus": 5}}}'])
