@@ -16,7 +16,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmforge.configs.data import DataArguments
 from llmforge.configs.evaluation import EvaluationArguments
@@ -111,7 +111,7 @@ def on_own_data(args: EvaluationArguments, model: Path) -> EvaluationArguments:
     splits = held_out(data) if data is not None else []
     if data is None or not (splits or args.split == "train"):
         return args
-    split = args.split if args.split in (*splits, "train") else splits[0]
+    split: Literal["train", "validation", "test"] = args.split if args.split in (*splits, "train") else splits[0]
     logger.info("on the %s split of the model's own run%s", split, "" if split == "train" else ", held out from training")
     return dataclasses.replace(args, dataset_dir=str(data.path), split=split)
 

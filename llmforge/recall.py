@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmforge.configs.run import PretrainConfig
 from llmforge.data.prepared import PreparedDataset, load_prepared
@@ -12,6 +12,9 @@ from llmforge.mirroring import is_remote
 from llmforge.pretrained.origin import prepared_for, record_of
 from llmforge.runtime.run_folder import FINAL
 from llmforge.tasks.task import TASK_FILE
+
+#: A split that is not trained on.
+HeldOut = Literal["test", "validation"]
 
 
 def text_of_run(model: Path) -> PreparedDataset | None:
@@ -28,9 +31,10 @@ def text_of_run(model: Path) -> PreparedDataset | None:
         return None
 
 
-def held_out(data: PreparedDataset) -> list[str]:
+def held_out(data: PreparedDataset) -> list[HeldOut]:
     """The splits that are not trained on, what a model is judged by first."""
-    return [name for name in ("test", "validation") if name in data.card["splits"]]
+    names: tuple[HeldOut, ...] = ("test", "validation")
+    return [name for name in names if name in data.card["splits"]]
 
 
 def recall_data(config: PretrainConfig) -> None:
