@@ -438,14 +438,16 @@ def test_without_a_text_it_is_what_the_run_held_out(corpus, capsys):
 
 def test_text_that_the_model_was_trained_on_is_told(corpus, tmp_path, capsys):
     """Whoever asks whether a model is any good gives what is at hand, which is what it was trained on."""
-    assert pretrain_command("--corpus", str(corpus), "--output_dir", "run", "--max_steps", "3") == 0
+    assert pretrain_command("--corpus", str(corpus), "--output_dir", "run", "--max_steps", "3", "--split_ratios", "1") == 0
     (tmp_path / "other.txt").write_text("func other() {}\n" * 9)
     one = next(path for path in sorted(corpus.rglob("*")) if path.is_file())
     for text, seen in ((corpus, True), (one, True), (corpus / ".." / corpus.name, True), (tmp_path / "other.txt", False)):
         capsys.readouterr()
         found = evaluation.main(["--model", "run", "--corpus", str(text), "--samples", "0", "--format", "auto"])
         assert bool(found.settings["trained_on"]) is seen, text
-        assert ("was trained on text of" in capsys.readouterr().err) is seen
+        told = " ".join(capsys.readouterr().err.split())
+        assert ("was trained on text of" in told) is seen
+        assert ("Give text that it has not seen." in told) is seen  # the run held nothing out
         assert bool(json.loads(Path("run/final/eval.json").read_text())["trained_on"]) is seen
 
 
