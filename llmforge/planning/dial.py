@@ -8,12 +8,13 @@ from llmforge.planning.corpus import bytes_per_token
 
 #: Layers and widths of GPT-2, from the least to the largest.
 LADDER = (
-    *((1, 64), (2, 64), (2, 96), (3, 96), (3, 128), (4, 128), (4, 192), (6, 192), (6, 256), (8, 256), (10, 256), (8, 384)),
+    *((1, 64), (2, 64), (2, 96), (2, 128), (3, 128), (4, 128), (4, 192), (6, 192), (6, 256), (8, 256), (10, 256), (8, 384)),
     *((12, 384), (8, 512), (12, 512), (10, 640), (12, 768), (16, 896), (24, 1024), (36, 1280), (48, 1600)),
 )
 #: Tokens for each weight in the blocks' matrices from which a larger model is taken. The published optimum is 20 for each of all
-#: parameters (Hoffmann et al. 2022). A few runs by benchmarks/dial.py, told with their limits in docs/how-to/deadline.md, were
-#: best where it was 33, and worse at 4 and below; between those nothing was tried.
+#: parameters (Hoffmann et al. 2022). A few runs, told with their limits in docs/how-to/deadline.md, were best where it was 33 (of
+#: five minutes), 20 (of twenty) and 9, and worse at 5 and below. Of models of one size 2 layers of 128 with 4,096 entries were better
+#: than 3 of 96 with 8,192.
 TOKENS_A_WEIGHT = 10.0
 #: Weights for each token of the corpus, at most, and in a model of this size in any case: beyond that more time does not make a
 #: larger one, which would learn the text by heart sooner. Between two runs in docs/how-to/deadline.md, at 0.9 and at 2.0 weights
@@ -24,7 +25,7 @@ _WEIGHTS_A_TOKEN, _ALWAYS = 1.5, 12 * 2 * 64**2
 MOST_EPOCHS = 16.0
 #: Entries by width. More of them than blocks of this width would seem to want: an entry more is fewer tokens a byte, and so more
 #: bytes in the same time; docs/how-to/deadline.md has the few runs that this rests on.
-_VOCABULARY = ((64, 4096), (256, 8192), (512, 16384), (10**9, 32768))
+_VOCABULARY = ((128, 4096), (256, 8192), (512, 16384), (10**9, 32768))
 #: Bytes of text for each entry, at least: rarer ones are never learnt.
 _BYTES_AN_ENTRY = 80
 #: Tokens of a step are this often the root of all tokens, within bounds. An assumption, as is the context below.
