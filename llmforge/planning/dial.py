@@ -13,8 +13,8 @@ LADDER = (
 )
 #: Tokens for each weight in the blocks' matrices from which a larger model is taken. The published optimum is 20 for each of all
 #: parameters (Hoffmann et al. 2022). A few runs, told with their limits in docs/how-to/deadline.md, were best where it was 33 (of
-#: five minutes), 20 (of twenty) and 9, and worse at 5 and below. Of models of one size 2 layers of 128 with 4,096 entries were better
-#: than 3 of 96 with 8,192.
+#: five minutes), 20 (of twenty) and 9, and worse at 5 and below. Of models of one size 2 layers of 128 with 4,096 entries were
+#: better than 3 of 96 with 8,192.
 TOKENS_A_WEIGHT = 10.0
 #: Weights for each token of the corpus, at most, and in a model of this size in any case: beyond that more time does not make a
 #: larger one, which would learn the text by heart sooner. Between two runs in docs/how-to/deadline.md, at 0.9 and at 2.0 weights
