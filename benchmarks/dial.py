@@ -25,34 +25,43 @@ from common import parser, table, tell
 
 SAMPLE = Path(__file__).resolve().parent.parent / "recipes" / "samples" / "go"
 DIAL = "the dial"
-#: What one would try by hand: layers, width, heads, vocabulary, context, rows of a step.
-SWEEP = {
-    f"{layers} x {width}, {vocabulary // 1024}k": (layers, width, heads, vocabulary, length, rows)
-    for layers, width, heads, vocabulary, length, rows in (
-        (2, 64, 2, 4096, 256, 8),
-        (2, 128, 4, 4096, 256, 8),
-        (2, 128, 4, 8192, 256, 8),
-        (4, 128, 4, 4096, 256, 8),
-        (4, 128, 4, 8192, 512, 8),
-        (2, 256, 8, 4096, 256, 8),
-        (4, 256, 8, 8192, 512, 8),
-        (10, 256, 8, 8192, 512, 8),
-    )
-}
+#: What one would try by hand: layers, width, vocabulary, context, rows of a step.
+SHAPES = (
+    (2, 64, 4096, 256, 8),
+    (2, 128, 4096, 256, 8),
+    (2, 128, 8192, 256, 8),
+    (4, 128, 4096, 256, 8),
+    (4, 128, 8192, 512, 8),
+    (2, 256, 4096, 256, 8),
+    (4, 256, 8192, 512, 8),
+    (10, 256, 8192, 512, 8),
+)
 #: Of a small corpus one would also try this.
-DROPPED = "2 x 128, 4k, dropout 0.2"
-SIDES = [DIAL, *SWEEP, DROPPED]
+DROPPED = ", dropout 0.2"
+_GPT2 = ("--preset gpt2-10m --n_layer {} --n_embd {} --n_head {}", "--resid_pdrop 0.2 --embd_pdrop 0.2")
+#: Tied and rotated whole, as the dial's own, so that what is compared is the choice of sizes.
+_NEOX = (
+    "--preset neox-10m --num_hidden_layers {} --hidden_size {} --num_attention_heads {} --tie_word_embeddings --rotary_pct 1.0",
+    "--hidden_dropout 0.2",
+)
 
 
-def flags(side: str) -> list[str]:
-    """What is given by hand; without the dial's bound in epochs."""
-    if side == DIAL:
-        return []
-    layers, width, heads, vocabulary, length, rows = SWEEP[side.partition(", dropout")[0]]
-    shape = f"--preset gpt2-10m --n_layer {layers} --n_embd {width} --n_head {heads} --vocab_size {vocabulary}"
-    batch = f"--block_size {length} --per_device_train_batch_size {rows} --gradient_accumulation_steps 1"
-    dropout = "--resid_pdrop 0.2 --embd_pdrop 0.2" if side == DROPPED else ""
-    return f"{shape} {batch} {dropout} --num_train_epochs 10000".split()
+def _by_hand() -> dict[str, list[str]]:
+    """Side -> its flags; without the dial's bound in epochs."""
+    sides = {}
+    for family, (shape, dropout) in (("GPT-2", _GPT2), ("NeoX", _NEOX)):
+        for layers, width, vocabulary, length, rows in SHAPES:
+            batch = f"--block_size {length} --per_device_train_batch_size {rows} --gradient_accumulation_steps 1"
+            sizes = f"{shape.format(layers, width, width // 32)} --vocab_size {vocabulary} {batch} --num_train_epochs 10000"
+            name = f"{family} {layers} x {width}, {vocabulary // 1024}k"
+            sides[name] = sizes.split()
+            sides[name + DROPPED] = f"{sizes} {dropout}".split()
+    return sides
+
+
+#: Layers and width as the two architectures call them, by how their presets begin.
+_SIZES = {"gpt2": ("n_layer", "n_embd"), "neox": ("num_hidden_layers", "hidden_size")}
+SIDES = {DIAL: [], **_by_hand()}
 
 
 def run(side: str, corpus: str, shares: str, seconds: int, core: int | None) -> dict[str, Any]:
@@ -69,7 +78,7 @@ def run(side: str, corpus: str, shares: str, seconds: int, core: int | None) -> 
             environment["OMP_NUM_THREADS"] = "1"
         llmforge = [sys.executable, "-m", "llmforge"]
         shared: dict[str, Any] = {"env": environment, "cwd": folder, "preexec_fn": place, "capture_output": True, "text": True}
-        words = ["--corpus", corpus, "--split_ratios", shares, "--deadline", f"{seconds}s", "--output_dir", "run", *flags(side)]
+        words = ["--corpus", corpus, "--split_ratios", shares, "--deadline", f"{seconds}s", "--output_dir", "run", *SIDES[side]]
         begun = time.perf_counter()
         done = subprocess.run([*llmforge, "pretrain", *words], check=False, **shared)
         taken = time.perf_counter() - begun
@@ -84,7 +93,7 @@ def run(side: str, corpus: str, shares: str, seconds: int, core: int | None) -> 
         model = record["config"]["model"]
         return {
             "side": side,
-            "model": f"{model['n_layer'] or model['preset']} x {model['n_embd'] or ''}".rstrip(" x"),
+            "model": " x ".join(str(model[name]) for name in _SIZES[model["preset"][:4]] if model[name]) or model["preset"],
             "parameters": record["parameters"],
             "vocabulary": record["tokenizer"]["vocab_size"],
             "context": record["config"]["data"]["block_size"],
@@ -119,7 +128,7 @@ def main() -> None:
     asked.add_argument("--cores", action="store_true")
     asked.add_argument("--only", nargs="*", choices=SIDES)
     args = asked.parse_args()
-    sides = args.only or SIDES
+    sides = args.only or [side for side in SIDES if DROPPED not in side]
     cores: queue.Queue[int | None] = queue.Queue()
     for core in sorted(os.sched_getaffinity(0)) if args.cores else [None]:
         cores.put(core)

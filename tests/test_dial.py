@@ -10,7 +10,9 @@ import yaml
 from helpers import recipe_config
 
 from llmforge import dial
+from llmforge.configs.model import ModelArguments
 from llmforge.errors import ConfigError, DataError
+from llmforge.models import build_config
 from llmforge.planning.dial import MOST_EPOCHS
 from llmforge.planning.speed import Speed
 from llmforge.pretrain import parse_pretrain, prepare_run
@@ -54,10 +56,10 @@ def test_everything_follows_from_corpus_device_and_time(text, probed, capsys):
     assert config.training.eval_steps == config.training.save_steps == dial.UNBOUNDED
     assert (config.training.max_steps, config.training.num_train_epochs) == (-1, MOST_EPOCHS)
     assert config.deadline.evaluations == dial.EVALUATIONS
-    assert config.training.learning_rate == float(f"{0.1 / model.n_embd**0.5:.2g}")
-    assert model.n_positions == config.data.block_size
+    assert config.training.learning_rate == float(f"{0.1 / model.hidden_size**0.5:.2g}")
+    assert model.max_position_embeddings == config.data.block_size
     told = yaml.safe_load(capsys.readouterr().out.partition("--config FILE\n")[2])
-    assert told["n_embd"] == model.n_embd
+    assert told["hidden_size"] == model.hidden_size
     assert told["deadline"] == "30m"
     assert told["corpus"] == str(text)
 
@@ -80,7 +82,32 @@ def test_a_speed_that_was_not_foretold_chooses_anew(text, probed):
     small = parsed(text, "--deadline", "30m").model
     probed.speed = fast
     large = parsed(text, "--deadline", "30m").model
-    assert (small.n_layer or 10) * (small.n_embd or 256) ** 2 < (large.n_layer or 10) * (large.n_embd or 256) ** 2
+    assert weights(small) < weights(large)
+
+
+def weights(model: ModelArguments) -> int:
+    built = build_config(model, 8192)
+    return built.num_hidden_layers * built.hidden_size**2
+
+
+def test_a_field_of_gpt2_is_for_a_gpt2(text, probed):
+    """Its shape is still the dial's."""
+    own, other = (parsed(text, "--deadline", "30m", *flags).model for flags in ([], ["--layer_norm_epsilon", "1e-6"]))
+    built = [build_config(model, 8192) for model in (own, other)]
+    assert [one.model_type for one in built] == ["gpt_neox", "gpt2"]
+    assert weights(own) == weights(other)
+    assert built[0].tie_word_embeddings
+
+
+def test_dropout_of_a_small_corpus_is_that_of_the_family(tmp_path, probed):
+    (tmp_path / "text.txt").write_text("some words of a text\n" * 6000)
+    own, other, given = (
+        parsed(tmp_path / "text.txt", "--deadline", "30m", *flags).model
+        for flags in ([], ["--layer_norm_epsilon", "1e-6"], ["--hidden_dropout", "0.3"])
+    )
+    assert own.hidden_dropout == other.resid_pdrop == other.embd_pdrop > 0
+    assert given.hidden_dropout == 0.3
+    assert weights(given) == weights(own)
 
 
 @pytest.mark.parametrize(

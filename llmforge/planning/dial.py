@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from llmforge.planning.corpus import bytes_per_token
 
-#: Layers and widths of GPT-2, from the least to the largest.
+#: Layers and widths, from the least to the largest; below 256 of width more layers than the larger ones have for theirs: 2 were
+#: much worse than 3 or 4 of the same time (docs/how-to/deadline.md).
 LADDER = (
-    *((1, 64), (2, 64), (2, 96), (2, 128), (3, 128), (4, 128), (4, 192), (6, 192), (6, 256), (8, 256), (10, 256), (8, 384)),
-    *((12, 384), (8, 512), (12, 512), (10, 640), (12, 768), (16, 896), (24, 1024), (36, 1280), (48, 1600)),
+    *((1, 64), (2, 64), (3, 64), (4, 64), (3, 96), (4, 96), (3, 128), (4, 128), (6, 128), (6, 192), (6, 256), (8, 256)),
+    *((10, 256), (8, 384), (12, 384), (8, 512), (12, 512), (10, 640), (12, 768), (16, 896), (24, 1024), (36, 1280), (48, 1600)),
 )
 #: Tokens for each weight in the blocks' matrices from which a larger model is taken. The published optimum is 20 for each of all
-#: parameters (Hoffmann et al. 2022). A few runs, told with their limits in docs/how-to/deadline.md, were best where it was 33 (of
-#: five minutes), 20 (of twenty) and 9, and worse at 5 and below. Of models of one size 2 layers of 128 with 4,096 entries were
-#: better than 3 of 96 with 8,192.
-TOKENS_A_WEIGHT = 10.0
+#: parameters (Hoffmann et al. 2022). In docs/how-to/deadline.md models with 6 to 15 were best, and those with 4 and 5 worse.
+TOKENS_A_WEIGHT = 6.0
 #: Weights for each token of the corpus, at most, and in a model of this size in any case: beyond that more time does not make a
 #: larger one, which would learn the text by heart sooner. Between two runs in docs/how-to/deadline.md, at 0.9 and at 2.0 weights
 #: for each of the tokens that `bytes_per_token` foretells.
@@ -170,7 +170,7 @@ def _with_shape(layers: int, width: int, work: float, corpus: float, pinned: Pin
     if rows is None:
         least = _LEAST_STEP[1] if tokens >= _LEAST_STEP[0] * unique else _STEP_TOKENS[0]
         wanted = min(max(_STEP_ROOT * tokens**0.5, least), _STEP_TOKENS[1], max(unique / 8, length))
-        rows = 1 << max(round(wanted / length).bit_length() - 1, 0)
+        rows = 1 << max(round(math.log2(wanted / length)), 0)
         rows = -(-rows // processes) * processes
     dropout = max((share for epochs, share in _DROPOUT if tokens / unique >= epochs), default=0.0)
     return Choice(layers, width, vocabulary, length, rows, dropout, tokens, unique, afforded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmforge.configs.model import FIELDS
 from llmforge.configs.run import PretrainConfig
@@ -20,6 +20,26 @@ from llmforge.tokenization import load_pretrained
 
 #: Rows of a micro-batch on a CPU, which more do not make faster, and the share of the free memory that they may take.
 _CPU_ROWS, _MEMORY_SHARE = 16, 0.8
+
+
+class _Names(NamedTuple):
+    """How an architecture calls layers, width and heads, the longest row and dropout, and what is set besides."""
+
+    sizes: tuple[str, str, str]
+    positions: str
+    dropout: tuple[str, ...]
+    always: dict[str, Any]
+
+
+_NAMES = {
+    "GPT-2": _Names(("n_layer", "n_embd", "n_head"), "n_positions", ("resid_pdrop", "embd_pdrop"), {}),
+    "GPT-NeoX": _Names(
+        ("num_hidden_layers", "hidden_size", "num_attention_heads"),
+        "max_position_embeddings",
+        ("hidden_dropout",),
+        {"tie_word_embeddings": True, "rotary_pct": 1.0},
+    ),
+}
 
 
 def pinned_by(config: PretrainConfig, given: set[str], size: CorpusSize) -> Pinned:
@@ -45,17 +65,20 @@ def pinned_by(config: PretrainConfig, given: set[str], size: CorpusSize) -> Pinn
 
 
 def names_model(given: set[str]) -> bool:
-    sizes = ("preset", "n_layer", "n_embd", "n_head", "n_inner", *FIELDS["GPT-NeoX"])
-    return bool(given & set(sizes))
+    sizes = ("preset", "n_layer", "n_embd", "n_head", "n_inner", "num_hidden_layers", "hidden_size", "num_attention_heads")
+    return bool(given & {*sizes, "intermediate_size"})
+
+
+def _family(given: set[str]) -> str:
+    """GPT-NeoX, which learned more in the same time (docs/how-to/choosing.md); GPT-2 where a field of its own was given."""
+    return "GPT-2" if given & set(FIELDS["GPT-2"]) else "GPT-NeoX"
 
 
 def flags_of(config: PretrainConfig, choice: Choice, given: set[str], device: Device, precision: str) -> dict[str, Any]:
     """The flags of a choice that the user has not given."""
     fields: dict[str, Any] = {}
     if not names_model(given):
-        fields |= _model(choice)
-        if choice.dropout:
-            fields |= {"resid_pdrop": choice.dropout, "embd_pdrop": choice.dropout}
+        fields |= _model(choice, _family(given))
     if config.data.dataset_dir is None:
         fields |= {"block_size": choice.block_size}
         fields |= {"vocab_size": choice.vocabulary} if config.tokenizer.tokenizer is None else {}
@@ -80,23 +103,23 @@ def flags_of(config: PretrainConfig, choice: Choice, given: set[str], device: De
     return {name: value for name, value in fields.items() if name not in given}
 
 
-def _model(choice: Choice) -> dict[str, Any]:
+def _model(choice: Choice, family: str) -> dict[str, Any]:
     """The preset of these sizes, or the nearest one with other sizes."""
-    exact = [
-        name
-        for name, preset in PRESETS.items()
-        if (preset.family, preset.layers, preset.width) == ("GPT-2", choice.layers, choice.width)
-    ]
+    of_family = {name: preset for name, preset in PRESETS.items() if preset.family == family}
+    exact = [name for name, preset in of_family.items() if (preset.layers, preset.width) == (choice.layers, choice.width)]
     near = min(
-        exact or (name for name in PRESETS if PRESETS[name].family == "GPT-2"),
+        exact or of_family,
         key=lambda name: abs(math.log(choice.weights / (12 * PRESETS[name].layers * PRESETS[name].width ** 2))),
     )
+    names = _NAMES[family]
     fields: dict[str, Any] = {"preset": near}
     if not exact:
-        fields |= {"n_layer": choice.layers, "n_embd": choice.width, "n_head": choice.heads}
+        fields |= dict(zip(names.sizes, (choice.layers, choice.width, choice.heads), strict=True))
     if PRESETS[near].positions != choice.block_size:  # others would never be seen
-        fields |= {"n_positions": choice.block_size}
-    return fields
+        fields |= {names.positions: choice.block_size}
+    if choice.dropout:
+        fields |= dict.fromkeys(names.dropout, choice.dropout)
+    return fields | names.always
 
 
 def with_flags(config: PretrainConfig, fields: Mapping[str, Any]) -> PretrainConfig:
