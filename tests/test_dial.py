@@ -136,7 +136,7 @@ def test_a_corpus_that_is_used_up_before_the_time_is_ends_the_run(tmp_path, prob
     config = parsed(small, "--deadline", "30m")
     assert (config.training.num_train_epochs, config.training.max_steps) == (MOST_EPOCHS, -1)
     told = capsys.readouterr()
-    assert re.search(r"warning: 16 epochs are all that .* the run ends after about \d+ ", told.err)
+    assert re.search(r"warning: 24 epochs are all that .* the run ends after about \d+ ", told.err)
     kept = yaml.safe_load(told.out.partition("--config FILE\n")[2])
     assert (kept["num_train_epochs"], kept["corpus"]) == (MOST_EPOCHS, str(small))
     assert parsed(small, "--deadline", "30m", "--num_train_epochs", "40").training.num_train_epochs == 40
@@ -146,7 +146,7 @@ def test_a_corpus_that_is_used_up_before_the_time_is_ends_the_run(tmp_path, prob
     kept = tmp_path / "kept.yaml"
     kept.write_text(yaml.safe_dump(config.deadline.chosen | {"corpus": str(small), "deadline": "30m"}))
     parse_pretrain(["--config", str(kept), "--report_to", "none"])
-    assert "16 epochs are all that this corpus is good for" in capsys.readouterr().err
+    assert "24 epochs are all that this corpus is good for" in capsys.readouterr().err
     write_json(tmp_path / "run.json", {"run_id": "1", "config": {"deadline": {"chosen": config.deadline.chosen}}})
     again = dial_alone(small, "--output_dir", str(tmp_path), "--resume")
     assert (again.training.num_train_epochs, again.training.max_steps) == (MOST_EPOCHS, -1)

@@ -17,12 +17,11 @@ LADDER = (
 #: parameters (Hoffmann et al. 2022). In docs/how-to/deadline.md models with 6 to 15 were best, and those with 4 and 5 worse.
 TOKENS_A_WEIGHT = 6.0
 #: Weights for each token of the corpus, at most, and in a model of this size in any case: beyond that more time does not make a
-#: larger one, which would learn the text by heart sooner. Between two runs in docs/how-to/deadline.md, at 0.9 and at 2.0 weights
-#: for each of the tokens that `bytes_per_token` foretells.
-_WEIGHTS_A_TOKEN, _ALWAYS = 1.5, 12 * 2 * 64**2
+#: larger one, which would learn the text by heart sooner. The largest that was tried had 3.3 and was still the best.
+_WEIGHTS_A_TOKEN, _ALWAYS = 3.5, 12 * 4 * 64**2
 #: Passes over the corpus, at most, however much time there is: later ones learn it by heart, and a schedule that is made for more
 #: of them ends worse. docs/how-to/deadline.md has the runs that this rests on.
-MOST_EPOCHS = 16.0
+MOST_EPOCHS = 24.0
 #: Entries by width. More of them than blocks of this width would seem to want: an entry more is fewer tokens a byte, and so more
 #: bytes in the same time; docs/how-to/deadline.md has the few runs that this rests on.
 _VOCABULARY = ((128, 4096), (256, 8192), (512, 16384), (10**9, 32768))
