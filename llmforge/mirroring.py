@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from llmforge.storage.records import read_json
 
 #: Seconds from the signal on in which uploads are waited for, whatever else took of them: schedulers kill after 30.
 _GRACE = 20.0
+#: Without an answer for so many seconds it is said that the store is waited for: libraries look for credentials for a minute.
+_PATIENCE = 5.0
 #: Seconds for the record of the end; of a run that was asked to stop, so many after those.
 _LAST_WORDS, _FEW_LAST_WORDS = 10.0, 3.0
 
@@ -60,6 +63,18 @@ def _courier(url: str) -> Iterator[Courier]:
         courier.close()
 
 
+@contextlib.contextmanager
+def _told_of_waiting(url: str) -> Iterator[None]:
+    text = "no answer from %s yet: its credentials and the network are tried for up to a minute"
+    timer = threading.Timer(_PATIENCE, logger.info, (text, url))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def check_remote(config: RunConfig) -> None:
     """See that the store can be written, read and deleted from, and that no other run is where this one goes.
 
@@ -77,7 +92,8 @@ def check_remote(config: RunConfig) -> None:
         return
     with _courier(url) as courier:
         logger.info("mirror: %s, background upload %s", courier.url, "on" if config.remote.background_upload else "off")
-        courier.ask("probe")
+        with _told_of_waiting(courier.url):
+            courier.ask("probe")
         if config.training.output_dir and not config.run.resume:
             courier.ask("refuse_other_run", None)
 

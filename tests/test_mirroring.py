@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 
 import pytest
 from checkpoints.stores import checkpoint
@@ -168,3 +169,22 @@ def test_without_background_upload_checkpoints_are_not_written_in_the_background
     flags = ["--preset", "gpt2-10m", "--corpus", str(corpus), "--output_dir", "runs/mine", "--no-background-upload"]
     assert parse_pretrain(flags).checkpoint.async_save
     assert not parse_pretrain([*flags, "--remote", f"file://{tmp_path}/store"]).checkpoint.async_save
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_store_that_is_waited_for_is_named(slow, config, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "llmforge")
+    told = threading.Event()
+    monkeypatch.setattr(mirroring, "_PATIENCE", 0.01 if slow else 600)
+    monkeypatch.setattr(mirroring.Courier, "ask", lambda *_: slow and told.wait(10))
+    monkeypatch.setattr(mirroring.threading, "Timer", _telling(told))
+    mirroring.check_remote(config())
+    assert ("no answer from file://" in caplog.text) is slow
+
+
+def _telling(told: threading.Event) -> type[threading.Timer]:
+    class Timer(threading.Timer):
+        def __init__(self, seconds, say, words):
+            super().__init__(seconds, lambda: (say(*words), told.set()))
+
+    return Timer
