@@ -121,6 +121,8 @@ def _decide(config: PretrainConfig, given: set[str]) -> dict[str, Any]:
             f"--deadline {deadline.deadline} chooses by the size of the corpus, and there is none, or one of unknown size.",
             "Give --corpus DIR; or run llmforge prepare first, and give --dataset_dir.",
         )
+    if size.counted:
+        config.data.block_size = size.block_size
     corpus = size.tokens * size.bytes_per_token
     start = 1.0 if size.counted else _PREPARE_START + corpus / _PREPARED / local_world_size()
     pinned = pinned_by(config, given, size)
@@ -156,10 +158,10 @@ def _decide(config: PretrainConfig, given: set[str]) -> dict[str, Any]:
     if choice.ends_early:
         ended = format_seconds(start + choice.tokens * choice.operations / rate / _STEPS_SHARE + _END)
         early = f"--num_train_epochs {choice.epochs:g}: the run ends after about {ended}"
-        if choice.epochs == MOST_EPOCHS:
+        if (pinned.epochs or MOST_EPOCHS) == MOST_EPOCHS:
             early = (
-                f"{choice.epochs:.0f} epochs are all that this corpus is good for, more would learn it by heart: the run ends "
-                f"after about {ended}; more text would use the rest"
+                f"{MOST_EPOCHS:.0f} epochs are enough for this corpus, more tend to learn it by heart: the run ends after about "
+                f"{ended}; more text would use the rest"
             )
     return {
         "chosen": chosen,

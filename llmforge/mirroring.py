@@ -102,7 +102,7 @@ def fetch_records(config: RunConfig, path: Path) -> None:
     """Bring ``run.json``, ``run.log`` and the like to a machine that has none of them."""
     source = _source(config)
     if source is not None and not (path / RUN_RECORD).exists() and world_size() == local_world_size():
-        with _courier(source[0]) as courier:
+        with _courier(source[0]) as courier, _told_of_waiting(courier.url):
             courier.ask("records", str(path))
 
 

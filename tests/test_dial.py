@@ -9,7 +9,7 @@ import pytest
 import yaml
 from helpers import recipe_config
 
-from llmforge import dial
+from llmforge import dial, prepare
 from llmforge.configs.model import ModelArguments
 from llmforge.errors import ConfigError, DataError
 from llmforge.models import build_config
@@ -97,6 +97,56 @@ def test_a_field_of_gpt2_is_for_a_gpt2(text, probed):
     assert [one.model_type for one in built] == ["gpt_neox", "gpt2"]
     assert weights(own) == weights(other)
     assert built[0].tie_word_embeddings
+    assert built[0].rope_parameters["partial_rotary_factor"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "layers", "width"),
+    [
+        ("--num_hidden_layers 3", 3, 256),
+        ("--hidden_size 96 --num_attention_heads 3", 8, 96),
+        ("--n_layer 3", 3, 256),
+        ("--preset gpt2-50m --n_layer 3", 3, 512),
+    ],
+)
+def test_sizes_without_a_preset_change_the_smallest_of_their_architecture(text, probed, flags, layers, width):
+    model = parsed(text, "--deadline", "30m", *flags.split()).model
+    built = build_config(model, 8192)
+    assert (built.num_hidden_layers, built.hidden_size) == (layers, width)
+    assert built.model_type == ("gpt2" if "n_layer" in flags.split("--")[-1] and "num" not in flags else "gpt_neox")
+
+
+def test_what_the_user_says_of_the_model_besides_its_size_stays_and_leaves_the_size_to_the_dial(text, probed):
+    own = parsed(text, "--deadline", "30m").model
+    given = parsed(
+        text, "--deadline", "30m", "--rotary_pct", "0.5", "--tie_word_embeddings", "false", "--hidden_act", "relu"
+    ).model
+    assert (given.rotary_pct, given.tie_word_embeddings, given.hidden_act) == (0.5, False, "relu")
+    assert weights(given) == weights(own)
+
+
+@pytest.mark.parametrize("flags", ["--n_positions 128", "--max_position_embeddings 128"])
+def test_rows_fit_the_positions_that_were_given(text, probed, flags):
+    assert parsed(text, "--deadline", "30m", *flags.split()).data.block_size == 128
+    with pytest.raises(ConfigError, match="--block_size 200 is longer than the model's 128 positions"):
+        parsed(text, "--deadline", "30m", *flags.split(), "--block_size", "200")
+
+
+def test_a_prepared_dataset_is_timed_with_rows_of_its_own_length(corpus, tmp_path, probed):
+    words = f"--corpus {corpus} --vocab_size 300 --block_size 64 --output_dir {tmp_path / 'data'}"
+    prepare.main(words.split())
+    lengths = []
+    monitored = dial.probe_speed
+
+    def probe(config, *rest):
+        lengths.append(config.data.block_size)
+        return monitored(config, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dial, "probe_speed", probe)
+        config = parse_pretrain(["--dataset_dir", str(tmp_path / "data"), "--report_to", "none", "--deadline", "30m"])
+    assert set(lengths) == {64}
+    assert (config.data.block_size, config.model.max_position_embeddings) == (64, 64)
 
 
 def test_dropout_of_a_small_corpus_is_that_of_the_family(tmp_path, probed):
@@ -136,7 +186,7 @@ def test_a_corpus_that_is_used_up_before_the_time_is_ends_the_run(tmp_path, prob
     config = parsed(small, "--deadline", "30m")
     assert (config.training.num_train_epochs, config.training.max_steps) == (MOST_EPOCHS, -1)
     told = capsys.readouterr()
-    assert re.search(r"warning: 24 epochs are all that .* the run ends after about \d+ ", told.err)
+    assert re.search(r"warning: 24 epochs are enough .* the run ends after about \d+ ", told.err)
     kept = yaml.safe_load(told.out.partition("--config FILE\n")[2])
     assert (kept["num_train_epochs"], kept["corpus"]) == (MOST_EPOCHS, str(small))
     assert parsed(small, "--deadline", "30m", "--num_train_epochs", "40").training.num_train_epochs == 40
@@ -146,7 +196,7 @@ def test_a_corpus_that_is_used_up_before_the_time_is_ends_the_run(tmp_path, prob
     kept = tmp_path / "kept.yaml"
     kept.write_text(yaml.safe_dump(config.deadline.chosen | {"corpus": str(small), "deadline": "30m"}))
     parse_pretrain(["--config", str(kept), "--report_to", "none"])
-    assert "24 epochs are all that this corpus is good for" in capsys.readouterr().err
+    assert "24 epochs are enough for this corpus" in capsys.readouterr().err
     write_json(tmp_path / "run.json", {"run_id": "1", "config": {"deadline": {"chosen": config.deadline.chosen}}})
     again = dial_alone(small, "--output_dir", str(tmp_path), "--resume")
     assert (again.training.num_train_epochs, again.training.max_steps) == (MOST_EPOCHS, -1)
@@ -166,6 +216,7 @@ def test_a_short_deadline_is_not_spent_on_a_probe(text, probed):
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
+        ("--deadline 30m --preset gtp2-10m", "--preset gtp2-10m: no such preset"),
         ("--deadline 3s", r"--deadline 3s is too short: .* takes about \d+ s\. Give at least \d+s"),
         ("--deadline soon", "'soon' is no time"),
         ("--deadline 30m --warmup_steps 100", "Give a share"),
@@ -192,6 +243,14 @@ def test_when_preparing_took_the_time_the_least_that_is_enough_is_said(corpus, p
     with pytest.raises(ConfigError, match=r"--deadline 2m is too short: .* Give at least 2m\d+s"):
         prepare_run(config)
     assert not Path("late/run.json").exists()
+
+
+def test_the_warning_of_an_early_end_depends_on_no_rounding(tmp_path, probed, capsys):
+    """24 times the tokens of some corpora, over the tokens again, is not 24."""
+    for size in range(6000, 6040):
+        (tmp_path / "text.txt").write_text("some words of a text\n" * size)
+        parsed(tmp_path / "text.txt", "--deadline", "30m")
+        assert "24 epochs are enough" in capsys.readouterr().err, size
 
 
 @pytest.mark.parametrize("where", ["folder", "checkpoint", "url"])

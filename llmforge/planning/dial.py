@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from llmforge.planning.corpus import bytes_per_token
 
-#: Layers and widths, from the least to the largest; below 256 of width more layers than the larger ones have for theirs: 2 were
-#: much worse than 3 or 4 of the same time (docs/how-to/deadline.md).
+#: Layers and widths, from the least to the largest. 2 layers, where there is time for more, were much worse than 3 or 4
+#: (docs/how-to/deadline.md).
 LADDER = (
     *((1, 64), (2, 64), (3, 64), (4, 64), (3, 96), (4, 96), (3, 128), (4, 128), (6, 128), (6, 192), (6, 256), (8, 256)),
     *((10, 256), (8, 384), (12, 384), (8, 512), (12, 512), (10, 640), (12, 768), (16, 896), (24, 1024), (36, 1280), (48, 1600)),
@@ -17,20 +17,21 @@ LADDER = (
 #: parameters (Hoffmann et al. 2022). In docs/how-to/deadline.md models with 6 to 15 were best, and those with 4 and 5 worse.
 TOKENS_A_WEIGHT = 6.0
 #: Weights for each token of the corpus, at most, and in a model of this size in any case: beyond that more time does not make a
-#: larger one, which would learn the text by heart sooner. The largest that was tried had 3.3 and was still the best.
-_WEIGHTS_A_TOKEN, _ALWAYS = 3.5, 12 * 4 * 64**2
-#: Passes over the corpus, at most, however much time there is: later ones learn it by heart, and a schedule that is made for more
-#: of them ends worse. docs/how-to/deadline.md has the runs that this rests on.
+#: larger one, which would learn the text by heart sooner. Of three slices of a corpus one was best with this many, the largest
+#: that was tried of it, and one was worse with twice as many (docs/how-to/deadline.md).
+_WEIGHTS_A_TOKEN, _ALWAYS = 4.1, 12 * 4 * 64**2
+#: Passes over the corpus, at most, however much time there is. With 24 of them small models were better than with 16, and no more
+#: were tried; GPT-2s were worse with 40. A schedule that is made for passes that learn a text by heart ends worse.
 MOST_EPOCHS = 24.0
 #: Entries by width. More of them than blocks of this width would seem to want: an entry more is fewer tokens a byte, and so more
 #: bytes in the same time; docs/how-to/deadline.md has the few runs that this rests on.
 _VOCABULARY = ((128, 4096), (256, 8192), (512, 16384), (10**9, 32768))
-#: Bytes of text for each entry, at least: rarer ones are never learnt.
-_BYTES_AN_ENTRY = 80
+#: Bytes of text for each entry, at least: of 320 KB 4,096 were better than 1,024, and of 104 KB 2,048 no better.
+_BYTES_AN_ENTRY = 72
 #: Tokens of a step are this often the root of all tokens, within bounds. An assumption, as is the context below.
 _STEP_ROOT, _STEP_TOKENS = 1.3, (1024, 524288)
 #: From so many epochs on this is dropped, and this is the least for a step: more noise from either side learns by heart sooner.
-#: Between 8 and 16 epochs nothing else was tried; the rest is an assumption.
+#: Above 8 epochs 0.2 is what was tried; the rest is an assumption.
 _DROPOUT, _LEAST_STEP = ((4.0, 0.1), (8.0, 0.2)), (8.0, 2048)
 #: Context by width.
 _CONTEXT = ((128, 256), (384, 512), (10**9, 1024))
@@ -50,6 +51,7 @@ class Pinned:
         shape: Layers and width.
         vocabulary: Entries, or those of a tokenizer that is there.
         block_size: Tokens of a row.
+        longest: Tokens of a row, at most.
         step_rows: Rows of an optimizer step.
         epochs: Passes over the corpus, at most; infinite where steps are counted instead.
     """
@@ -57,6 +59,7 @@ class Pinned:
     shape: tuple[int, int] | None = None
     vocabulary: int | None = None
     block_size: int | None = None
+    longest: int | None = None
     step_rows: int | None = None
     epochs: float | None = None
 
@@ -161,7 +164,8 @@ def _with_shape(layers: int, width: int, work: float, corpus: float, pinned: Pin
         vocabulary = next(size for most, size in _VOCABULARY if width <= most)
         while vocabulary > 512 and vocabulary * _BYTES_AN_ENTRY > corpus:
             vocabulary //= 2
-    length = pinned.block_size or next(size for most, size in _CONTEXT if width <= most)
+    length = next(size for most, size in _CONTEXT if width <= most)
+    length = pinned.block_size or min(length, pinned.longest or length)
     afforded = work / operations(layers, width, vocabulary, length)
     unique = max(corpus / bytes_per_token(vocabulary), 1.0)
     tokens = min(afforded, (pinned.epochs or MOST_EPOCHS) * unique)

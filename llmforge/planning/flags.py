@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from llmforge.configs.model import FIELDS
 from llmforge.configs.run import PretrainConfig
-from llmforge.models import PRESETS, build_config
+from llmforge.models import PRESETS, build_config, check_block_size, get_preset
 from llmforge.planning.corpus import CorpusSize
 from llmforge.planning.dial import MOST_EPOCHS, Choice, Pinned
 from llmforge.planning.memory import largest_rows
@@ -43,11 +44,18 @@ _NAMES = {
 
 
 def pinned_by(config: PretrainConfig, given: set[str], size: CorpusSize) -> Pinned:
-    """What is not to be chosen."""
-    shape = None
+    """What is not to be chosen.
+
+    Raises:
+        ConfigError: The model that was named does not exist, or its positions are fewer than a row has.
+    """
+    base = get_preset(_base(config, given))
+    shape, longest = None, getattr(config.model, _NAMES[base.family].positions)
+    block_size = size.block_size if size.counted or "block_size" in given else None
     if names_model(given):
-        model = build_config(config.model, PRESETS[config.model.preset].vocab_size)
-        shape = (model.num_hidden_layers, model.hidden_size)
+        model = build_config(dataclasses.replace(config.model, preset=_base(config, given)), base.vocab_size)
+        shape, longest = (model.num_hidden_layers, model.hidden_size), model.max_position_embeddings
+        check_block_size(model, block_size)
     training = config.training
     step = {"per_device_train_batch_size", "gradient_accumulation_steps"} & given
     rows = training.per_device_train_batch_size * training.gradient_accumulation_steps * world_size()
@@ -55,13 +63,7 @@ def pinned_by(config: PretrainConfig, given: set[str], size: CorpusSize) -> Pinn
     if vocabulary is None and config.tokenizer.tokenizer is not None:
         vocabulary = len(load_pretrained(config.tokenizer.tokenizer))
     epochs = math.inf if "max_steps" in given else training.num_train_epochs if "num_train_epochs" in given else None
-    return Pinned(
-        shape,
-        vocabulary,
-        size.block_size if size.counted or "block_size" in given else None,
-        rows if step else None,
-        epochs,
-    )
+    return Pinned(shape, vocabulary, block_size, longest, rows if step else None, epochs)
 
 
 def names_model(given: set[str]) -> bool:
@@ -69,16 +71,20 @@ def names_model(given: set[str]) -> bool:
     return bool(given & {*sizes, "intermediate_size"})
 
 
-def _family(given: set[str]) -> str:
-    """GPT-NeoX, which learned more in the same time (docs/how-to/choosing.md); GPT-2 where a field of its own was given."""
-    return "GPT-2" if given & set(FIELDS["GPT-2"]) else "GPT-NeoX"
+def _base(config: PretrainConfig, given: set[str]) -> str:
+    """The preset that the user's sizes change, and the architecture where there are none.
+
+    GPT-NeoX learned more in the same time (docs/how-to/choosing.md); a field of GPT-2's own asks for that one.
+    """
+    if "preset" in given:
+        return config.model.preset
+    return "gpt2-10m" if given & set(FIELDS["GPT-2"]) else "neox-10m"
 
 
 def flags_of(config: PretrainConfig, choice: Choice, given: set[str], device: Device, precision: str) -> dict[str, Any]:
     """The flags of a choice that the user has not given."""
-    fields: dict[str, Any] = {}
-    if not names_model(given):
-        fields |= _model(choice, _family(given))
+    base = _base(config, given)
+    fields = {"preset": base} if names_model(given) else _model(choice, PRESETS[base].family)
     if config.data.dataset_dir is None:
         fields |= {"block_size": choice.block_size}
         fields |= {"vocab_size": choice.vocabulary} if config.tokenizer.tokenizer is None else {}

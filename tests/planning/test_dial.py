@@ -82,3 +82,23 @@ def test_what_is_pinned_stays():
     pinned = Pinned(shape=(7, 224), vocabulary=3000, block_size=333, step_rows=5)
     choice = choose(300, CPU, CODE, pinned)
     assert (choice.layers, choice.width, choice.vocabulary, choice.block_size, choice.step_rows) == (7, 224, 3000, 333, 5)
+
+
+@pytest.mark.parametrize("corpus", [104e3, 320e3, BOOK])
+def test_more_time_than_a_corpus_is_good_for_is_no_larger_model(corpus):
+    enough, more = choose(10**5, CPU, corpus), choose(10**9, CPU, corpus)
+    assert (enough.layers, enough.width) == (more.layers, more.width)
+    assert more.weights <= max(4.1 * more.unique, 12 * 4 * 64**2)
+    assert more.width >= 64
+    assert more.layers >= 4
+
+
+def test_rows_of_a_step_are_the_nearest_power_of_two():
+    choice = choose(300, CPU, CODE, Pinned(shape=(3, 96)))
+    wanted = 1.3 * choice.tokens**0.5 / choice.block_size
+    assert choice.step_rows / 2**0.5 <= wanted < choice.step_rows * 2**0.5
+
+
+def test_rows_are_no_longer_than_the_positions_that_were_given():
+    assert choose(300, CPU, CODE, Pinned(longest=100)).block_size == 100
+    assert choose(300, CPU, CODE, Pinned(longest=9000)).block_size == choose(300, CPU, CODE).block_size
