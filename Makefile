@@ -104,7 +104,7 @@ wheel-test: setup ## build the wheel and go all the way with it in a fresh envir
 chaos: setup ## kill trainings 500 times, stock Trainer beside, and play the fault matrix, the network's included; two hours
 	PYTHONPATH=.:tests $(BIN)/python -m reliability.chaos
 	PYTHONPATH=.:tests $(BIN)/python -m reliability.sweeps
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow tests/reliability tests/remote
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m '' tests/reliability tests/remote
 
 check: setup ## lint, format, types, layers and docs
 	$(BIN)/ruff check .

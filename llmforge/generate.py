@@ -23,7 +23,7 @@ from llmforge.pretrained.folder import find_folder
 from llmforge.pretrained.loading import Pretrained, load_pretrained_model
 from llmforge.runtime.commands import run_command
 from llmforge.runtime.logs import logger, printable, set_up_logging
-from llmforge.sampling.completions import Completion, check_prompts, completions
+from llmforge.sampling.completions import Completion, check_prompts, completions, encode_prompt
 from llmforge.sampling.dialogue import converse
 from llmforge.storage.files import new_file
 from llmforge.tasks.files import find_task, load_task, parse_fields
@@ -144,6 +144,22 @@ def generated(
             yield {"prompt": prompt, **asdict(made), "strategy": strategy, "seed": seed + number}
 
 
+def _warn_of_guesses(found: Pretrained, records: Sequence[dict[str, Any]]) -> None:
+    """Say that a model was asked for more than it has ever seen at once, where it has more positions than that."""
+    if found.context >= found.model.config.max_position_embeddings:
+        return
+    lengths = [len(encode_prompt(record["prompt"], found.tokenizer)) + record["tokens"] for record in records]
+    over = sum(length > found.context for length in lengths)
+    if over:
+        logger.warning(
+            "%d of %d texts are longer than the %d tokens that the model was trained on at a time: beyond them it guesses. "
+            "Give a shorter prompt or --max_new_tokens",
+            over,
+            len(records),
+            found.context,
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """The command line of `llmforge generate`; what was generated, a record a completion."""
     parser = ForgeParser([GenerateArguments, GenerationArguments], prog="llmforge generate", description="Text from a model.")
@@ -175,11 +191,13 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             records.append(record)
             if not plain:
                 print(json.dumps(record, ensure_ascii=False), flush=True)
+        _warn_of_guesses(found, records)
         return records
     with new_file(args.output) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
         for record in generated(found, prompts, generation, args.seed):
             records.append(record)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    _warn_of_guesses(found, records)
     if args.json:
         print(json.dumps({"output": args.output, "completions": len(records)}))
     else:

@@ -24,7 +24,9 @@ from llmforge.configs.tokenizer import TokenizerArguments
 from llmforge.errors import CheckFailed, ConfigError, DataError, StorageError
 from llmforge.export import export_model
 from llmforge.exporting import check, gguf_file, server
+from llmforge.exporting.card import no_data_card, origin_of
 from llmforge.exporting.lines import verify_lines
+from llmforge.pretrained.loading import load_pretrained_model
 from llmforge.tokenization import load_pretrained, train_tokenizer
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="the extra gguf is not installed")
@@ -435,7 +437,15 @@ def test_results_and_data_card_come_from_the_run(tokenizer, tmp_path):
         assert part in card
     import gguf
 
+    tuned = {
+        "config": {"finetune": {"from_pretrained": "runs/base-003/final"}},
+        "data": {"path": "gone", "splits": {"train": split}},
+    }
     description = gguf.GGUFReader(tmp_path / "g.gguf").fields["general.description"].contents()
+    (run / "run.json").write_text(json.dumps(tuned))
+    card = origin_of(load_pretrained_model(str(run)))
+    assert card.training.startswith("Fine-tuned with llmforge from `base-003` on 48 rows of text: 9,000 bytes")
+    assert "the prepared data are no longer there" in no_data_card(card)
     assert "3,000 tokens" in description
     assert "perplexity 7.389" in description
 

@@ -493,6 +493,9 @@ def test_the_run_is_scored_again(bases, capsys):
         command(bases["gpt2-10m"], *words, "--eval_only")
     assert ended.value.code == 0
     again = record("run", "eval.json")
+    with pytest.raises(SystemExit):
+        command(bases["gpt2-10m"], *words, "--eval_only", "--resume", "run/checkpoint-2")
+    assert record("run", "eval-checkpoint-2.json")["tokens"] == again["tokens"]
     assert again["loss"] == pytest.approx(before["loss"], rel=1e-6)
     assert again["tokens"] == before["tokens"]
     capsys.readouterr()

@@ -66,7 +66,7 @@ def _places(folder: Path) -> dict[str, Path]:
     """The file of each tensor."""
     from safetensors import safe_open
 
-    files = sorted(path for path in folder.glob("model*.safetensors") if path.is_file())
+    files = sorted(path for path in folder.glob("*model*.safetensors") if path.is_file())
     if not files:
         raise CheckpointError(f"{folder} has no safetensors.", "Only those are compared; nothing else is safe to load.")
     places: dict[str, Path] = {}

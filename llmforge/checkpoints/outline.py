@@ -93,7 +93,7 @@ def fetch_weights(run: str, checkpoints: Sequence[Path]) -> None:
     remote = _open(run)
     for checkpoint in checkpoints:
         files = read_manifest(checkpoint).files
-        for name in sorted(path.name for path in checkpoint.glob("model*.safetensors")):
+        for name in sorted(path.name for path in checkpoint.glob("*model*.safetensors")):
             if name not in files:
                 raise CheckpointError(f"{remote.url}/{checkpoint.name} is damaged: {name} is not in {MANIFEST}.")
             remote.get(f"{checkpoint.name}/{name}", checkpoint / name, files[name].sha256)

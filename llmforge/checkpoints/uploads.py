@@ -21,7 +21,7 @@ State = Literal["queued", "uploading", "done", "failed", "superseded", "deleted"
 SETTLED = ("done", "superseded", "deleted")
 #: What is mirrored besides checkpoints, in this order.
 _FILES = (
-    *(RUN_RECORD, METRICS, SAMPLES, DIVERGENCE, "eval.json"),
+    *(RUN_RECORD, METRICS, SAMPLES, DIVERGENCE, "eval.json", "task.yaml"),
     *("plots/*", "tokenizer/*", f"{FINAL}/*", REPORT, "run.log", EXIT_RECORD),
 )
 #: Written to the very end; nothing waits for them.

@@ -53,9 +53,10 @@ def origin_of(found: Pretrained) -> Origin:
     data = run.get("data") or {}
     train = (data.get("splits") or {}).get("train")
     if train:
-        origin.training = (
-            f"Trained with llmforge on {train['documents']:,} documents: {train['bytes']:,} bytes, {train['tokens']:,} tokens."
-        )
+        tuned = (run.get("config") or {}).get("finetune") or {}
+        base = str(tuned.get("from_pretrained") or "").rstrip("/").removesuffix("/final").rpartition("/")[2]
+        done, of = (f"Fine-tuned with llmforge from `{base}`", "rows of text") if base else ("Trained with llmforge", "documents")
+        origin.training = f"{done} on {train['documents']:,} {of}: {train['bytes']:,} bytes, {train['tokens']:,} tokens."
         origin.data_card = _text(Path(data.get("path", "")) / "data_card.md").removeprefix("# Data card").strip()
         origin.data_card = re.sub(r"\n*!\[[^\]]*\]\([^)]*\)", "", origin.data_card)  # its pictures stay where they are
     if folder.name == "final":
@@ -66,6 +67,12 @@ def origin_of(found: Pretrained) -> Origin:
         seen = " (text that it was trained on)" if evaluated.get("trained_on") else ""
         origin.results[f"{evaluated.get('data', 'evaluation')}{seen}"] = evaluated
     return origin
+
+
+def no_data_card(origin: Origin) -> str:
+    """What stands in a model card in the place of the data card."""
+    why = "the prepared data are no longer there" if origin.training else "the records of the training are not beside the model"
+    return f"There is no data card: {why}."
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -135,7 +142,7 @@ def model_card(
         "",
         "## Data",
         "",
-        origin.data_card or "There is no data card: the records of the training are not beside the model.",
+        origin.data_card or no_data_card(origin),
     ]
     lines += [
         "",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: Most that log-probabilities may be off, as a share of their own spread (root mean square over standard deviation).
-#: benchmarks/export.py measures what a right export has; one wrong tensor makes it some hundred times as much.
+#: docs/how-to/deploy.md has what right exports had; one wrong tensor makes it some hundred times as much.
 BOUNDS = {"f32": 0.005, "f16": 0.005, "bf16": 0.02, "q8_0": 0.06}
 #: Most that the perplexity of the text may differ.
 PERPLEXITY_BOUNDS = {"f32": 0.005, "f16": 0.005, "bf16": 0.005, "q8_0": 0.02}

@@ -24,6 +24,8 @@ FAMILIES = {"gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoXForCausalLM"}
 ADAPTER_CONFIG = "adapter_config.json"
 #: What a download takes: no pickles, no code.
 _WANTED = ("*.json", "*.safetensors", "merges.txt")
+#: Causal masks, which transformers saved with a GPT-2 until 4.30; it ignores only the first kind by itself.
+_MASK = re.compile(r"\.attn\.(masked_)?bias$")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -138,6 +140,7 @@ def load_model(path: Path, flag: str) -> PreTrainedModel:
         ("does not know", "unexpected_keys"),
     ):
         found = sorted(str(name[0] if isinstance(name, (tuple, list)) else name) for name in info[names])
+        found = [name for name in found if not _MASK.search(name)]
         if found:
             raise CheckpointError(
                 f"{flag} {path}: the model {reason} {found[0]}" + (f" and {len(found) - 1} more." if len(found) > 1 else "."),

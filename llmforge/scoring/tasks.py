@@ -22,7 +22,7 @@ def score_rows(config: FinetuneConfig, data: PreparedDataset) -> dict[str, float
     """Score what a run has made on its test rows, else its validation rows, on what they have to be learnt; ``--eval_only``.
 
     Returns:
-        Loss, perplexity, bits per byte and accuracy; of ``final/`` they are written to the run's ``eval.json`` too.
+        Loss, perplexity, bits per byte and accuracy; they are in the run's ``eval.json`` too, of a checkpoint ``eval-NAME.json``.
 
     Raises:
         CheckpointError: The run has no ``final/``, or ``--resume`` names a checkpoint that cannot be used.
@@ -48,6 +48,6 @@ def score_rows(config: FinetuneConfig, data: PreparedDataset) -> dict[str, float
     found = metrics_of(trainer.predict(rows).metrics, "test_")
     if rank() == 0:
         show(f"{split} of {place}: " + ", ".join(f"{name} {value:,.4g}" for name, value in found.items()))
-        if chosen is None:
-            write_json(folder / "eval.json", {"split": split, "rows": len(rows), "rows_of": rows.total, **found})
+        name = "eval.json" if chosen is None else f"eval-{chosen.name}.json"
+        write_json(folder / name, {"split": split, "rows": len(rows), "rows_of": rows.total, **found})
     return found

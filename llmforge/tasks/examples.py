@@ -192,9 +192,22 @@ def prepare_task(
                 "pad_token_id": text.pad,
             }
             (staging / CARD).write_text(json_text(card), encoding="utf-8")
+            (staging / "data_card.md").write_text(_markdown(card, task, completion_only), encoding="utf-8")
         found = load_prepared(target)
     tell(found, task)
     return found
+
+
+def _markdown(card: Mapping[str, Any], task: Task, completion_only: bool) -> str:
+    """The card for people."""
+    learnt = "the completions" if completion_only else "prompts and completions"
+    lines = ["# Data card", "", f"Rows of the task `{task.name}`; {learnt} are learnt.", ""]
+    lines += ["| split | rows of text | bytes | tokens | learnt | cut off |", "|---|---:|---:|---:|---:|---:|"]
+    for name, split in card["splits"].items():
+        figures = (split["documents"], split["bytes"], split["tokens"], split["learnt_tokens"], card["truncated"][name])
+        lines.append(f"| {name} | {' | '.join(f'{figure:,}' for figure in figures)} |")
+    left_out = [f"- left out: {line}" for line in Account.from_json(card["dropped"]).lines()]
+    return "\n".join([*lines, *([""] if left_out else []), *left_out, ""])
 
 
 def tell(data: PreparedDataset, task: Task) -> None:

@@ -289,6 +289,11 @@ def test_compare_reads_shards_and_nothing_but_safetensors(run, tmp_path, told):
     assert weight_distances(one, two) == pytest.approx({"transformer.wte": 1.0, "transformer.h.0": 1.0})
     for path in two.glob("model-*"):
         path.unlink()
+    (one / "model.safetensors").rename(one / "adapter_model.safetensors")  # as of a fine-tuning with adapters
+    save_file({"transformer.wte.weight": weights, "transformer.h.0.mlp.weight": weights * 2}, two / "adapter_model.safetensors")
+    assert weight_distances(one, two) == pytest.approx({"transformer.wte": 1.0, "transformer.h.0": 1.0})
+    (one / "adapter_model.safetensors").rename(one / "model.safetensors")
+    (two / "adapter_model.safetensors").unlink()
     write(two / "pytorch_model.bin", "cposix\nsystem\n(S'touch owned'\ntR.")
     code, _, err = told("compare", run, 10, 20)
     assert code == 4

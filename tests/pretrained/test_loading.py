@@ -58,7 +58,9 @@ class Payload:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("layout", ["safetensors", "without prefix", "pytorch_model.bin", "half precision", "run folder"])
+@pytest.mark.parametrize(
+    "layout", ["safetensors", "without prefix", "pytorch_model.bin", "half precision", "run folder", "old masks"]
+)
 def test_layouts_that_are_taken(layout, folder, whole):
     weights = folder / "model.safetensors"
     state = load_file(weights)
@@ -67,6 +69,11 @@ def test_layouts_that_are_taken(layout, folder, whole):
     elif layout == "pytorch_model.bin":
         torch.save(state, folder / "pytorch_model.bin")
         weights.unlink()
+    elif layout == "old masks":  # as transformers wrote them until 4.30
+        for block in range(2):
+            state[f"transformer.h.{block}.attn.masked_bias"] = torch.tensor(-1e4)
+            state[f"transformer.h.{block}.attn.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool).tril()
+        save_file(state, weights, metadata={"format": "pt"})
     elif layout == "half precision":
         save_file({name: value.bfloat16() for name, value in state.items()}, weights, metadata={"format": "pt"})
         edit(folder / "config.json", dtype="bfloat16")

@@ -173,6 +173,9 @@ def test_what_is_cut_and_what_is_lost_is_counted(tokenizer_folder, caplog):
     assert data.card["truncated"] == {"train": 2, "validation": 0}
     assert data.card["dropped"]["examples"] == {"completion that the cut leaves nothing of": ["rows.jsonl:7"]}
     assert data.card["splits"]["train"]["documents"] == 7
+    told = (data.path / "data_card.md").read_text(encoding="utf-8")
+    assert "| train | 7 |" in told
+    assert "left out: " in told
     assert "train: of 2 rows the end is cut off: they are longer than the context of 32 tokens" in caplog.text
     assert data.document_names([6, 7]) == ["rows.jsonl:8", "rows.jsonl:1"]
     with pytest.raises(DataError, match="The train split has nothing to learn"):
