@@ -140,7 +140,7 @@ bench: setup ## run the benchmarks that need no GPU, some twenty minutes
 	$(BIN)/python benchmarks/checkpoint.py --preset small
 	$(BIN)/python benchmarks/plan.py --rows 10m
 	$(BIN)/python benchmarks/time_to_loss.py
-	$(BIN)/python benchmarks/dial.py --minutes 3 --only "the dial" "NeoX 4 x 64, 4k" "GPT-2 2 x 128, 4k"
+	$(BIN)/python benchmarks/dial.py --minutes 3 --only "the dial" "NeoX 4 x 64, 4k, dropout 0.2" "GPT-2 2 x 128, 4k, dropout 0.2"
 
 clean: ## remove the environment and caches of the tools; runs and prepared data stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

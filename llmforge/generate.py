@@ -153,7 +153,7 @@ def _warn_of_guesses(found: Pretrained, records: Sequence[dict[str, Any]]) -> No
     if over:
         logger.warning(
             "%d of %d texts are longer than the %d tokens that the model was trained on at a time: beyond them it guesses. "
-            "Give a shorter prompt or --max_new_tokens",
+            "Give a shorter prompt, or a smaller --max_new_tokens",
             over,
             len(records),
             found.context,

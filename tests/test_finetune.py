@@ -126,6 +126,11 @@ def test_adapters_reload_with_plain_peft_and_merged_they_are_the_same(base):
     assert (apart - together).abs().max() < 1e-5
     assert (apart - logits_of(AutoModelForCausalLM.from_pretrained(base))).abs().max() > 1e-2  # they do something
     assert not any("lora" in name for name in merged.state_dict())
+    written = [
+        pipeline("text-generation", model=f"{run}/final")("func", max_new_tokens=5, do_sample=False)[0]["generated_text"]
+        for run in ("run", "merged")
+    ]
+    assert written[0] == written[1] != "func"
     assert record("run")["final"]["validation"]["loss"] == record("merged")["final"]["validation"]["loss"]
     for run in ("run", "merged"):
         assert load_task(f"{run}/final") == BUILT_IN["qa"]

@@ -80,7 +80,7 @@ def test_a_file_of_prompts_becomes_a_file_of_completions(name, folder, found, ca
 
 
 @pytest.mark.parametrize("flags", [[], ["--prompt_file", "prompts.txt", "--output", "out.jsonl"]])
-def test_who_asks_for_more_than_the_model_was_trained_on_at_once_is_told(flags, tokenizer, tmp_path, caplog):
+def test_who_asks_for_more_than_the_model_was_trained_on_at_once_is_told(flags, tokenizer, tmp_path, capsys):
     final = tmp_path / "run" / "final"
     tiny_model("gpt2-10m", tokenizer).save_pretrained(final)
     tokenizer.save_pretrained(final)
@@ -88,10 +88,9 @@ def test_who_asks_for_more_than_the_model_was_trained_on_at_once_is_told(flags, 
     Path("prompts.txt").write_text("func\nx\n")
     words = flags or ["--prompt", "func"]
     assert cli.main(["generate", "--model", str(final), *words, "--max_new_tokens", "30", "--temperature", "2"]) == 0
-    assert "longer than the 12 tokens that the model was trained on at a time: beyond them it guesses" in caplog.text
-    caplog.clear()
+    assert "longer than the 12 tokens that the model was trained on at a time: beyond them it guesses" in capsys.readouterr().err
     assert cli.main(["generate", "--model", str(final), *words, "--max_new_tokens", "3"]) == 0
-    assert "guesses" not in caplog.text
+    assert "guesses" not in capsys.readouterr().err
 
 
 def test_strategies_complete_each_prompt_each_way(folder, capsys):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from reliability.child_runs import TINY, Child
 from reliability.harness import At, differing, training, weights
 from remote.runs import RUN_ID, made_checkpoint, made_run, tree
 
-from llmforge import pretrain
+from llmforge import mirroring, pretrain
 from llmforge.callbacks.checkpoint_sync import CheckpointSync
 from llmforge.checkpoints import inspect, sync
 from llmforge.checkpoints.courier import Courier
@@ -278,6 +279,50 @@ def test_mode_23_what_is_undelivered_at_the_end_is_told_and_delivered_by_the_nex
     assert expected <= there
     for name in ("run.json", "exit.json", "metrics.jsonl", "final/model.safetensors", "tokenizer/tokenizer.json"):
         assert watched.read(f"mine/{name}") == (run / name).read_bytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGINT] * 2], ids=["once", "twice", "Ctrl-C"]
+)
+def test_mode_23_stopped_while_the_store_does_not_answer_it_ends_in_time_and_says_what_is_left(
+    signals, proxy, watched, start, tmp_path, capfd
+):
+    corpus = write_documents(tmp_path / "corpus")
+    arguments = [
+        *TINY,
+        "--corpus",
+        str(corpus),
+        "--use_cpu",
+        "--save_steps",
+        "2",
+        "--max_steps",
+        "5000",
+        "--output_dir",
+        "runs/mine",
+    ]
+    proxy.add("black hole", "upload", name="checkpoint-2/model", times=EVER)
+
+    def stopped() -> int:
+        mirroring._GRACE = 3.0  # instead of 20
+        return run_command(pretrain.main, [*arguments, "--output_dir", "runs/mine", "--remote", watched.url])
+
+    child = start(stopped)
+    wait(lambda: proxy.count("upload", "checkpoint-2/model") > 0, 120)
+    begun = time.monotonic()
+    for name in signals:
+        child.signal(getattr(signal, name))
+        time.sleep(1.2)  # a second press within a second counts as the same one
+    assert child.wait(60) == 75, child.text()
+    assert time.monotonic() - begun < 30
+    newest = list_checkpoints(Path("runs/mine"))[-1]
+    assert verify(newest) == []
+    if signals[0] == "SIGTERM":  # a second Ctrl-C leaves no time for a record
+        assert "checkpoint-2" in json.loads(Path("runs/mine/exit.json").read_text())["undelivered_uploads"]
+    assert watched.checkpoints("mine") == []
+    proxy.clear()
+    assert run_command(inspect.main, ["upload", "runs/mine", "--all"]) == 0
+    assert watched.checkpoints("mine")[-1] == newest.name
 
 
 @pytest.mark.slow
