@@ -2,8 +2,9 @@
 
 The dial beside a sweep by hand: `llmforge pretrain --deadline` alone, and with model, vocabulary, context and batch given by
 hand, each for the same time from the start of its process to the end, preparation, evaluation and the final save included,
-with an empty cache; shapes of both architectures, with dropout too where ``--only`` names it. Then every model is evaluated on the whole test split, whose documents are the same whatever the
-tokenizer. The ratio is bits per byte over the best of the sweep; below 1 the dial is better than all of it.
+with an empty cache; shapes of both architectures, with dropout where ``--only`` names it. Then every model is evaluated on
+the whole test split, whose documents are the same whatever the tokenizer. The ratio is bits per byte over the best of the
+sweep; below 1 the dial is better than all of it.
 
 ``--cores`` runs as many sides at once as there are cores, each on one of its own with one thread.
 """

@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers import ROOT, tiny_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, pipeline
 
 from llmforge import auto_batch, evaluation, finetune, pretrain
 from llmforge.callbacks.loss_plot import LossPlot
