@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmforge.errors import CheckpointError, DataError
 from llmforge.pretrained.adapters import find_base, merge_adapter
 from llmforge.pretrained.folder import ADAPTER_CONFIG, find_folder, load_model, load_tokenizer, read_settings
-from llmforge.runtime.run_folder import RUN_RECORD
+from llmforge.runtime.run_folder import FINAL, RUN_RECORD
 from llmforge.storage.records import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_TOKENIZER = "tokenizer.json"
 #: Rows that a model may have beyond its tokenizer; published ones have up to some four hundred for the kernels' sake.
 _MOST_SPARE = 1024
 
@@ -85,7 +86,7 @@ def load_pretrained_model(given: str, base: str | None = None, flag: str = "--mo
 
 
 def _checked(found: Pretrained, flag: str) -> Pretrained:
-    """`found`, unless the tokenizer is not the model's: more entries than the model has rows, far fewer, another end of text."""
+    """`found`, unless the tokenizer is not the model's: of another size, with another end of text, or not the one of the run."""
     config, tokenizer = found.model.config, found.tokenizer
     rows, largest = int(config.vocab_size), max(tokenizer.get_vocab().values())
     remedy = "Put the tokenizer that the model was trained with beside it."
@@ -100,4 +101,15 @@ def _checked(found: Pretrained, flag: str) -> Pretrained:
             f"{flag} {found.path}: the end of text is id {end} for the model and {tokenizer.eos_token_id} for the tokenizer.",
             remedy,
         )
+    own, kept = found.path / _TOKENIZER, found.path.resolve().parent / "tokenizer" / _TOKENIZER
+    if found.path.resolve().name == FINAL and own.is_file() and kept.is_file() and _entries(own) != _entries(kept):
+        raise CheckpointError(f"{flag} {found.path}: its tokenizer is not the run's own, {kept.parent}.", remedy)
     return found
+
+
+def _entries(path: Path) -> Any:
+    """What a tokenizer makes of text: its vocabulary and merges. Two of one size are told apart by nothing else."""
+    try:
+        return read_json(path).get("model")
+    except DataError:
+        return None

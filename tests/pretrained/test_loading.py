@@ -145,6 +145,22 @@ def test_a_tokenizer_of_another_model_is_refused(folder, tmp_path):
     refused(folder, "not of one model")
 
 
+def test_a_tokenizer_of_the_same_size_that_is_not_the_run_s_is_refused(folder, tmp_path):
+    """Nothing else tells it: every id fits, and the end of text is the same."""
+    kept = tmp_path / "tokenizer"
+    kept.mkdir()
+    shutil.copy(folder / "tokenizer.json", kept)
+    assert load_pretrained_model(str(folder)).path == folder
+    written = json.loads((folder / "tokenizer.json").read_text())
+    entries = written["model"]["vocab"]
+    first, second = [name for name, number in entries.items() if number in (300, 301)]
+    entries[first], entries[second] = entries[second], entries[first]
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    refused(folder, "its tokenizer is not the run's own")
+    (kept / "tokenizer.json").unlink()  # as where only the model was copied
+    assert load_pretrained_model(str(folder)).path == folder
+
+
 def test_a_tokenizer_far_smaller_than_the_model_is_refused(folder, tokenizer):
     """Every id fits, and means something else."""
     model = load_pretrained_model(str(folder)).model
