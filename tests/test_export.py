@@ -351,6 +351,41 @@ def test_killed_at_any_touch_of_the_folder_the_old_file_stays_or_the_new_one_is_
     assert sorted(path.name for path in folder.iterdir()) == ["model.Modelfile", "model.gguf", "model.md"]
 
 
+@pytest.mark.slow
+def test_a_folder_that_is_exported_is_the_old_one_or_the_new_one_or_none_whenever_it_is_killed(model_folder, tmp_path):
+    folder = tmp_path / "out"
+    output = folder / "model"
+    folder.mkdir()
+
+    def content() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in output.iterdir()} if output.exists() else {}
+
+    def export_as(dtype: str) -> None:
+        exported(model_folder, output, format="safetensors", dtype=dtype, verify=False)
+
+    export_as("f16")
+    new = content()
+    seen = set()
+    for number in range(1, 60):
+        shutil.rmtree(output, ignore_errors=True)
+        export_as("f32")
+        old = content()
+
+        def work(number=number) -> None:
+            sys.addaudithook(KillAt(folder, number))
+            export_as("f16")
+
+        code = forked(work)
+        left = content()
+        assert {name for name in left if left[name] != old.get(name)} == set() or left.keys() == new.keys()
+        assert left.get("model.safetensors") in (None, old["model.safetensors"], new["model.safetensors"])
+        seen.add("new" if left.get("model.safetensors") == new["model.safetensors"] else "old" if left else "none")
+        if code == 0:
+            break
+    assert code == 0
+    assert {"old", "new"} <= seen
+
+
 @pytest.mark.parametrize("old", [True, False])
 @pytest.mark.parametrize("form", ["gguf", "safetensors"])
 def test_a_full_disk_leaves_the_old_file_or_none(form, old, model_folder, few_lines, tmp_path):

@@ -182,6 +182,27 @@ def test_a_damaged_file_of_a_committed_checkpoint_is_named(folder):
     refused(checkpoint, "is damaged: model.safetensors")
 
 
+def test_a_hub_id_is_fetched_without_what_could_be_run(folder, tmp_path, monkeypatch):
+    """The hub itself is stood in for by a copy of what is asked of it."""
+    for name in ("pytorch_model.bin", "modeling.py", "flax_model.msgpack"):
+        (folder / name).write_bytes(b"\x80\x04")
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append(name)
+        for path in folder.iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns):
+                (tmp_path / "snapshot").mkdir(exist_ok=True)
+                shutil.copy(path, tmp_path / "snapshot")
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    found = load_pretrained_model("gpt2")
+    assert (asked, found.path) == (["gpt2"], tmp_path / "snapshot")
+    assert {path.suffix for path in found.path.iterdir()} <= {".json", ".safetensors"}
+    assert torch.equal(logits(found.model), logits(load_pretrained_model(str(folder)).model))
+
+
 def test_names_that_lead_nowhere(tmp_path):
     refused(tmp_path / "gone", "no such folder")
     (tmp_path / "runs").mkdir()

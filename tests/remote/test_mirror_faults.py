@@ -25,6 +25,7 @@ from llmforge.checkpoints.courier import Courier
 from llmforge.checkpoints.fetch import download_checkpoint, newest_remote
 from llmforge.checkpoints.manifest import verify
 from llmforge.checkpoints.remote import RemoteFolder
+from llmforge.checkpoints.status import run_status
 from llmforge.checkpoints.sync import Mirror
 from llmforge.configs.remote import RemoteArguments
 from llmforge.errors import LlmforgeError
@@ -132,6 +133,7 @@ def test_u_a_fault_that_stays_is_told_and_the_next_start_delivers(name, kind, pr
         assert left == ["checkpoint-2"]
         assert states(run)["checkpoint-2"] in ("failed", "queued", "uploading")
         assert there == ["checkpoint-1"]
+    assert run_status(run)["undelivered_uploads"] == left
     assert watched.damage("mine") == []
     proxy.clear()
     again = mirror(run, step=2)
@@ -139,6 +141,7 @@ def test_u_a_fault_that_stays_is_told_and_the_next_start_delivers(name, kind, pr
     assert watched.checkpoints("mine") == ["checkpoint-1", "checkpoint-2"]
     assert watched.damage("mine") == []
     assert states(run) == {"checkpoint-1": "done", "checkpoint-2": "done"}
+    assert run_status(run)["undelivered_uploads"] == []
 
 
 def test_u_killed_after_its_parts_were_put_together_none_of_them_stays(proxy, watched, mirror, neighbours, tmp_path, monkeypatch):

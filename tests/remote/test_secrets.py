@@ -10,6 +10,8 @@ import traceback
 from pathlib import Path
 
 import pytest
+from helpers import write_documents
+from reliability.child_runs import TINY
 from remote.runs import made_run
 
 from llmforge.checkpoints import inspect
@@ -55,6 +57,19 @@ def leaks(folder: Path) -> list[str]:
     return [str(path) for path in paths if CANARY.encode() in path.read_bytes()]
 
 
+def watched_arguments(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """What a process printed, and the arguments of all processes while it ran."""
+    seen = b""
+    while process.poll() is None:
+        time.sleep(0.02)  # arguments stay as long as their process
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                seen += path.read_bytes()
+            except OSError:
+                continue
+    return process.communicate()[0], seen
+
+
 def test_the_canary_would_be_seen(account, proxy, bucket):
     """The secret is really sent, and really repeated: without this the other tests would show nothing."""
     remote = RemoteFolder(f"{bucket.url}/mine")
@@ -98,21 +113,31 @@ def test_a_whole_run_leaves_it_nowhere(account, proxy, bucket, tmp_path, monkeyp
     for kind in ("401", "500", "403"):
         proxy.add(kind, "upload", name="checkpoint-2")
     command = [sys.executable, "-m", "llmforge", "checkpoints", "upload", str(run), "--all", "--remote", bucket.url]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    seen = b""
-    while process.poll() is None:
-        time.sleep(0.02)  # arguments stay as long as their process
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                seen += path.read_bytes()
-            except OSError:
-                continue
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert CANARY.encode() not in out + err + seen
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out, seen = watched_arguments(process)
+    assert process.returncode == 0, out
+    assert CANARY.encode() not in out + seen
     assert leaks(tmp_path) == []
     assert [name for name, body in bucket.everything().items() if CANARY.encode() in body or CANARY in name] == []
     assert proxy.count("upload", "checkpoint-2") > 7
+
+
+@pytest.mark.slow
+def test_a_training_leaves_it_nowhere(account, proxy, bucket, tmp_path):
+    """Its records, its report and what the process that sends says, too."""
+    corpus = write_documents(tmp_path / "corpus")
+    for kind in ("401", "500", "403"):
+        proxy.add(kind, "upload", name="checkpoint-1")
+    words = [*TINY, "--corpus", str(corpus), "--use_cpu", "--max_steps", "3", "--save_steps", "1", "--output_dir", "run"]
+    command = [sys.executable, "-m", "llmforge", "pretrain", *words, "--remote", bucket.url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path)
+    out, seen = watched_arguments(process)
+    assert process.returncode == 0, out
+    assert CANARY.encode() not in out + seen
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert leaks(tmp_path) == []
+    assert [name for name, body in bucket.everything().items() if CANARY.encode() in body or CANARY in name] == []
+    assert proxy.count("upload", "checkpoint-1") > 7
 
 
 @pytest.mark.parametrize(
