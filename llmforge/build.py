@@ -118,11 +118,12 @@ def build_trainer(
 
 
 def check_callbacks(args: ForgeTrainingArguments, run: RunArguments) -> None:
-    """Refuse a metric to stop or to choose by that no evaluation has, patience without any, histograms that nothing shows.
+    """Refuse FSDP on a CPU, a metric to stop or choose by that no evaluation has, patience without any, unseen histograms.
 
     Raises:
         ConfigError: The known metrics are listed.
     """
+    refuse_unsharded(args)
     chosen = {"metric_for_best_model": args.metric_for_best_model, "early_stopping_metric": run.early_stopping_metric}
     for flag, name in chosen.items():
         if name is not None and name.removeprefix("eval_") not in EVALUATION_METRICS:

@@ -34,7 +34,7 @@ def refuse_unsharded(args: Any) -> None:
     Raises:
         ConfigError: It is asked for on a CPU.
     """
-    if wants_sharding(args) and args.device.type == "cpu":
+    if wants_sharding(args) and args.use_cpu:  # which says it before there is a process group
         raise ConfigError(
             "FSDP on a CPU: accelerate trains with DDP there and says nothing, and every process holds the whole model.",
             "Launch with `accelerate launch --multi_gpu --num_processes 2 …`, which is DDP, or on GPUs.",

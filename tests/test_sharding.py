@@ -130,6 +130,12 @@ def test_fsdp_on_a_cpu_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError, match=r"FSDP on a CPU.*--multi_gpu --num_processes 2"):
         refuse_unsharded(args)
+    from llmforge.pretrain import parse_pretrain
+
+    (tmp_path / "text.txt").write_text("some words of a text\n" * 99)
+    words = ["--corpus", str(tmp_path / "text.txt"), "--optim", "sgd", "--use_cpu", "--report_to", "none"]
+    with pytest.raises(ConfigError, match="FSDP on a CPU"):  # and not when the data has been prepared
+        parse_pretrain(words)
 
 
 def test_what_cannot_be_spread_is_refused(tokenizer, tmp_path, monkeypatch):
