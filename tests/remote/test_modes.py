@@ -282,9 +282,7 @@ def test_mode_23_what_is_undelivered_at_the_end_is_told_and_delivered_by_the_nex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "signals", [[signal.SIGTERM], [signal.SIGTERM] * 2, [signal.SIGINT] * 2], ids=["once", "twice", "Ctrl-C"]
-)
+@pytest.mark.parametrize("signals", [["SIGTERM"], ["SIGTERM", "SIGTERM"], ["SIGINT", "SIGINT"]], ids=" ".join)
 def test_mode_23_stopped_while_the_store_does_not_answer_it_ends_in_time_and_says_what_is_left(
     signals, proxy, watched, start, tmp_path, capfd
 ):
