@@ -481,6 +481,9 @@ def test_results_and_data_card_come_from_the_run(tokenizer, tmp_path):
     card = origin_of(load_pretrained_model(str(run)))
     assert card.training.startswith("Fine-tuned with llmforge from `base-003` on 48 rows of text: 9,000 bytes")
     assert "the prepared data are no longer there" in no_data_card(card)
+    tuned["config"]["finetune"]["from_scratch"] = True
+    (run / "run.json").write_text(json.dumps(tuned))
+    assert origin_of(load_pretrained_model(str(run))).training.startswith("Trained with llmforge on")
     assert "3,000 tokens" in description
     assert "perplexity 7.389" in description
 

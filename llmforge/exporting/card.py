@@ -54,7 +54,9 @@ def origin_of(found: Pretrained) -> Origin:
     train = (data.get("splits") or {}).get("train")
     if train:
         tuned = (run.get("config") or {}).get("finetune") or {}
-        base = str(tuned.get("from_pretrained") or "").rstrip("/").removesuffix("/final").rpartition("/")[2]
+        # From scratch only shape and tokenizer are taken.
+        began = "" if tuned.get("from_scratch") else tuned.get("from_pretrained")
+        base = str(began or "").rstrip("/").removesuffix("/final").rpartition("/")[2]
         done, of = (f"Fine-tuned with llmforge from `{base}`", "rows of text") if base else ("Trained with llmforge", "documents")
         origin.training = f"{done} on {train['documents']:,} {of}: {train['bytes']:,} bytes, {train['tokens']:,} tokens."
         origin.data_card = _text(Path(data.get("path", "")) / "data_card.md").removeprefix("# Data card").strip()
